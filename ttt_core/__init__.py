@@ -1,5 +1,6 @@
 """The reconstructor: tokens, blocks, fast weights, streaming state."""
 
+from ttt_core.checkpoints import load_checkpoint
 from ttt_core.config import ReconstructorConfig
 from ttt_core.errors import (
     CheckpointError,
@@ -37,6 +38,7 @@ __all__ = [
     "ShapeError",
     "StateMismatchError",
     "ViewIndexError",
+    "load_checkpoint",
     "load_state",
     "normalize_poses",
     "save_state",

@@ -78,7 +78,13 @@ def tiny_model(seed: int = 0, **changes: object) -> Reconstructor:
 
 
 def random_views(
-    views: int, *, batch: int = 1, height: int = 8, width: int = 12, seed: int = 1
+    views: int,
+    *,
+    batch: int = 1,
+    height: int = 8,
+    width: int = 12,
+    seed: int = 1,
+    dtype: torch.dtype = torch.float32,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """image (B,V,3,H,W), fxfycxcy (B,V,4), c2w (B,V,4,4): distinct cameras on a small arc."""
     generator = torch.Generator().manual_seed(seed)
@@ -91,7 +97,7 @@ def random_views(
     c2w = torch.eye(4).repeat(batch, views, 1, 1)
     c2w[..., :3, :3] = torch.linalg.matrix_exp(skew - skew.mT)
     c2w[..., :3, 3] = torch.rand(batch, views, 3, generator=generator) - 0.5
-    return image, fxfycxcy.expand(batch, views, 4), c2w
+    return image.to(dtype), fxfycxcy.expand(batch, views, 4).to(dtype), c2w.to(dtype)
 
 
 def split_views(
