@@ -1,0 +1,118 @@
+"""A chunk: the splats of one key frame, in that key frame's camera frame."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gs_decoder.rotations import split_similarity
+from gs_decoder.splats import InvalidSplats, Splats
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ChunkMeta:
+    """The key frame that a chunk belongs to."""
+
+    frame_seq: int
+    stamp_ns: int
+    camera: str
+    T_world_chunk: np.ndarray
+    """(4, 4) float64, world from the key frame's OpenCV camera axes; a similarity."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "T_world_chunk", frozen_pose(self.T_world_chunk))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Chunk:
+    """One chunk at one revision. Immutable: a change is another Chunk with a higher revision."""
+
+    id: int
+    """Unique in its session's epoch, never given twice."""
+    revision: int
+    """Grows with every change of the chunk."""
+    content: int
+    """Grows when the splats change, and only then."""
+    frame_seq: int
+    stamp_ns: int
+    camera: str
+    T_world_chunk: np.ndarray
+    """(4, 4) float64 similarity, read-only."""
+    aabb: np.ndarray
+    """(6,) float64, lowest then highest corner of the means, chunk frame; zeros when empty."""
+    splats: Splats
+    """float32 on the CPU, chunk frame, ordered by falling volume × opacity."""
+
+    @property
+    def count(self) -> int:
+        """Number of splats."""
+        return self.splats.count
+
+    def equals(self, other: Chunk) -> bool:
+        """Whether both chunks are the same to the bit."""
+        return (
+            self.header() == other.header()
+            and np.array_equal(self.T_world_chunk, other.T_world_chunk)
+            and np.array_equal(self.aabb, other.aabb)
+            and self.splats.equals(other.splats)
+        )
+
+    def header(self) -> tuple[int, int, int, int, int, str]:
+        """Everything but the arrays."""
+        return (
+            self.id,
+            self.revision,
+            self.content,
+            self.frame_seq,
+            self.stamp_ns,
+            self.camera,
+        )
+
+
+def frozen_pose(matrix: np.ndarray) -> np.ndarray:
+    """A checked, read-only (4, 4) float64 copy of a similarity.
+
+    Raises:
+        InvalidSimilarity: not a similarity.
+    """
+    pose = np.array(matrix, dtype=np.float64)
+    split_similarity(pose, "T_world_chunk")
+    pose.setflags(write=False)
+    return pose
+
+
+def importance(splats: Splats) -> Tensor:
+    """(..., N) volume × opacity, in the frame of the splats."""
+    return splats.scales.prod(-1) * splats.opacities
+
+
+def importance_order(splats: Splats) -> Tensor:
+    """(N,) indices by falling volume × opacity; equal ones keep their order."""
+    return torch.argsort(importance(splats), descending=True, stable=True)
+
+
+def chunk_splats(splats: Splats, budget: int) -> Splats:
+    """What a chunk stores of `splats` (N,): ordered, at most `budget`, float32 on the CPU.
+
+    Raises:
+        InvalidSplats: batch dimensions, or values that no splat can have.
+    """
+    if splats.means.ndim != 2:
+        raise InvalidSplats(
+            f"means have shape {tuple(splats.means.shape)}: a chunk takes (N, 3), without batch"
+        )
+    stored = splats.detach().to("cpu", torch.float32)
+    stored.check_values()
+    order = importance_order(stored)
+    return stored.select(order[:budget])
+
+
+def bounding_box(splats: Splats) -> np.ndarray:
+    """(6,) float64 box of the means."""
+    if splats.count == 0:
+        return np.zeros(6)
+    low, high = torch.aminmax(splats.means, dim=0)
+    return torch.cat([low, high]).to(torch.float64).numpy()
