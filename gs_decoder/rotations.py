@@ -34,9 +34,7 @@ class Similarity:
         return matrix
 
 
-def split_similarity(
-    matrix: npt.ArrayLike | Tensor, name: str = "similarity"
-) -> Similarity:
+def split_similarity(matrix: npt.ArrayLike | Tensor, name: str = "similarity") -> Similarity:
     """Take a (4, 4) similarity apart.
 
     Raises:

@@ -205,6 +205,4 @@ class Splats:
             )
         low, high = float(self.opacities.amin()), float(self.opacities.amax())
         if low < 0 or high > 1:
-            raise InvalidSplats(
-                f"opacities span {low:.3g} to {high:.3g}: give 0..1, not logits"
-            )
+            raise InvalidSplats(f"opacities span {low:.3g} to {high:.3g}: give 0..1, not logits")
