@@ -1,0 +1,278 @@
+"""Settings of the daemon: dataclasses that a YAML file fills, nothing else.
+
+Order of precedence: the defaults here, then the file, then the command line. A running daemon
+hands its settings to its processes as ``config.json`` in its private run folder.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import msgspec
+import yaml
+
+from streamer.suggest import did_you_mean
+
+RUN_CONFIG = "config.json"
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be used; the message names key, value and remedy."""
+
+
+def default_session_dir() -> Path:
+    """The user's data folder for this program."""
+    if sys.platform == "darwin":
+        base = Path.home() / "Library" / "Application Support"
+    else:
+        base = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
+    return base / "splatstream" / "sessions"
+
+
+def _require(condition: bool, key: str, value: object, remedy: str) -> None:
+    if not condition:
+        raise ConfigError(f"{key}: {value!r} {remedy}")
+
+
+@dataclass(kw_only=True, slots=True)
+class ViewerConfig:
+    """The live page."""
+
+    enabled: bool = True
+    """Whether the daemon starts it."""
+    host: str = "127.0.0.1"
+    """Address that the page is served on."""
+    port: int = 8080
+    """Its port; 0 takes a free one."""
+    max_splats: int = 300_000
+    """At most so many splats in the page."""
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.port <= 65535, "viewer.port", self.port, "is not in 0..65535")
+        _require(self.max_splats > 0, "viewer.max_splats", self.max_splats, "must be positive")
+
+
+@dataclass(kw_only=True, slots=True)
+class IngestConfig:
+    """What waits between the door and the reconstructor."""
+
+    max_waiting: int = 64
+    """Frames of a session that may wait, and so the largest credit of its sender."""
+    live_waiting: int = 8
+    """The same under the live policy, which drops the oldest beyond it."""
+    batch_timeout_s: float = 0.5
+    """After so long without a new frame a batch goes out although it is not full."""
+
+    def __post_init__(self) -> None:
+        _require(self.max_waiting > 0, "ingest.max_waiting", self.max_waiting, "must be positive")
+        _require(
+            self.live_waiting > 0, "ingest.live_waiting", self.live_waiting, "must be positive"
+        )
+        _require(
+            self.batch_timeout_s > 0,
+            "ingest.batch_timeout_s",
+            self.batch_timeout_s,
+            "must be positive",
+        )
+
+
+@dataclass(kw_only=True, slots=True)
+class SessionConfig:
+    """What a session does with its frames."""
+
+    long_side: int = 240
+    """Frames are scaled to this long side, pixels."""
+    batch_size: int = 4
+    """Frames that pass through the reconstructor together."""
+    chunk_budget: int = 20_000
+    """At most so many splats of one key frame."""
+    map_budget: int = 1_000_000
+    """At most so many splats in the map."""
+    refine: bool = True
+    """Optimise the map against its key frames in the time between batches."""
+    background: Literal["auto", "black", "white"] = "auto"
+    """What lies behind the map; auto reads it off the images."""
+    weights: Path | None = None
+    """A trained checkpoint; none is the matching prior alone."""
+
+    def __post_init__(self) -> None:
+        _require(
+            32 <= self.long_side <= 4096, "session.long_side", self.long_side, "is not in 32..4096"
+        )
+        _require(
+            1 <= self.batch_size <= 64, "session.batch_size", self.batch_size, "is not in 1..64"
+        )
+        _require(
+            self.chunk_budget > 0, "session.chunk_budget", self.chunk_budget, "must be positive"
+        )
+        _require(
+            self.map_budget >= self.chunk_budget,
+            "session.map_budget",
+            self.map_budget,
+            f"is below session.chunk_budget ({self.chunk_budget})",
+        )
+
+
+@dataclass(kw_only=True, slots=True)
+class PublisherConfig:
+    """How much the publisher holds for readers that are slow."""
+
+    updates_hwm: int = 256
+    """Updates that wait for one subscriber; beyond that it misses some and asks for a snapshot."""
+    answers_hwm: int = 16
+    """Answers in a reader's socket; the rest of a snapshot waits until it takes more."""
+
+    def __post_init__(self) -> None:
+        _require(
+            self.updates_hwm > 0, "publisher.updates_hwm", self.updates_hwm, "must be positive"
+        )
+        _require(
+            self.answers_hwm > 0, "publisher.answers_hwm", self.answers_hwm, "must be positive"
+        )
+
+
+@dataclass(kw_only=True, slots=True)
+class LogConfig:
+    """What is written down while the daemon runs."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least that is logged."""
+    file: Path | None = None
+    """Also into this file."""
+
+
+@dataclass(kw_only=True, slots=True)
+class ServeConfig:
+    """Everything that ``splatstream serve`` can be told."""
+
+    ingest: str = "tcp://127.0.0.1:5555"
+    """Where frames come in."""
+    updates: str = "tcp://127.0.0.1:5556"
+    """Where changes of the maps go out."""
+    requests: str = "tcp://127.0.0.1:5557"
+    """Where snapshots and the like are asked for."""
+    session_dir: Path = field(default_factory=default_session_dir)
+    """A session lives in a folder of its name in here."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """What the sessions compute on."""
+    max_sessions: int = 4
+    """More than so many sessions are refused."""
+    insecure: bool = False
+    """Bind other addresses than loopback although nobody is authenticated."""
+    viewer: ViewerConfig = field(default_factory=ViewerConfig)
+    ingest_queue: IngestConfig = field(default_factory=IngestConfig)
+    session: SessionConfig = field(default_factory=SessionConfig)
+    publisher: PublisherConfig = field(default_factory=PublisherConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+
+    def __post_init__(self) -> None:
+        _require(self.max_sessions > 0, "max_sessions", self.max_sessions, "must be positive")
+
+
+def preset_names() -> list[str]:
+    """Names of the YAML files that come with the program."""
+    folder = resources.files("configs")
+    return sorted(f.name[:-5] for f in folder.iterdir() if f.name.endswith(".yaml"))
+
+
+def load_config(source: str | Path) -> ServeConfig:
+    """Settings of a YAML file, or of a packaged preset by name (``laptop``).
+
+    Raises ConfigError for a file that is not there, is not YAML, or holds a key or a value that
+    the daemon does not know.
+    """
+    path = Path(source)
+    if path.is_file():
+        text = path.read_text(encoding="utf-8")
+    elif str(source) in preset_names():
+        text = (resources.files("configs") / f"{source}.yaml").read_text(encoding="utf-8")
+    else:
+        raise ConfigError(
+            f"config: there is no file {str(source)!r}, nor a preset of that name; "
+            f"presets: {', '.join(preset_names())}"
+        )
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"config: {source} is not YAML: {error}") from None
+    return config_from_mapping({} if values is None else values)
+
+
+def config_from_mapping(values: object) -> ServeConfig:
+    """Settings from nested mappings; keys that are absent keep their defaults."""
+    return _fill(ServeConfig, values, "")
+
+
+def config_to_mapping(config: ServeConfig) -> dict[str, Any]:
+    """The opposite of :func:`config_from_mapping`, fit for JSON and YAML."""
+    return msgspec.to_builtins(config, enc_hook=str)
+
+
+def write_run_config(config: ServeConfig, run_dir: Path) -> None:
+    """Hand the settings to the daemon's processes; a reader sees the old or the new file."""
+    aside = run_dir / (RUN_CONFIG + ".new")
+    aside.write_text(json.dumps(config_to_mapping(config)), encoding="utf-8")
+    aside.replace(run_dir / RUN_CONFIG)
+
+
+def read_run_config(run_dir: Path) -> ServeConfig:
+    """The settings of the daemon that owns ``run_dir``."""
+    return config_from_mapping(json.loads((run_dir / RUN_CONFIG).read_text(encoding="utf-8")))
+
+
+Config = TypeVar("Config")
+
+
+def _fill(kind: type[Config], values: object, prefix: str) -> Config:
+    if not isinstance(values, Mapping):
+        where = prefix.rstrip(".") or "config"
+        raise ConfigError(f"{where}: {values!r} is not a mapping of settings to values")
+    hints = typing.get_type_hints(kind)
+    known = [f.name for f in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    arguments = {}
+    for key, value in values.items():
+        if key not in known:
+            raise ConfigError(
+                f"{prefix}{key}: there is no such setting; {did_you_mean(str(key), known)}"
+            )
+        if dataclasses.is_dataclass(hints[key]):
+            arguments[key] = _fill(hints[key], value, f"{prefix}{key}.")
+        else:
+            arguments[key] = _convert(hints[key], value, f"{prefix}{key}")
+    return kind(**arguments)
+
+
+def _convert(hint: Any, value: object, key: str) -> Any:
+    takes_path = hint is Path or Path in typing.get_args(hint)
+    if takes_path and isinstance(value, str):
+        return Path(value).expanduser()
+    try:
+        return msgspec.convert(value, hint)
+    except msgspec.ValidationError:
+        raise ConfigError(f"{key}: {value!r} is not {_describe(hint)}") from None
+
+
+def _describe(hint: Any) -> str:
+    if typing.get_origin(hint) is Literal:
+        return "one of " + ", ".join(typing.get_args(hint))
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return " or ".join(_describe(a) for a in typing.get_args(hint))
+    words = {
+        int: "a whole number",
+        float: "a number",
+        bool: "true or false",
+        str: "a text",
+        Path: "a path",
+        type(None): "null",
+    }
+    return words.get(hint, str(hint))
