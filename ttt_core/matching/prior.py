@@ -1,0 +1,298 @@
+"""The matching prior: depth and confidence of key frames from their overlapping neighbours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from ttt_core.matching.cells import CELL, COST_BINS, cell_means, pool_costs
+from ttt_core.matching.confidence import depth_parallax, matching_confidence, neighbour_support
+from ttt_core.matching.config import PriorConfig
+from ttt_core.matching.consistency import compare_depths
+from ttt_core.matching.depth_range import coverage, depth_range, known_depths
+from ttt_core.matching.fill import fill_unconfident
+from ttt_core.matching.geometry import plane_depths, relative
+from ttt_core.matching.sgm import aggregate
+from ttt_core.matching.sources import choose_sources
+from ttt_core.matching.sweep import NEUTRAL_COST, sweep_cost
+from ttt_core.matching.triangulate import (
+    Features,
+    depths_in_view,
+    detect_features,
+    nearest_in_pose,
+    triangulate_pair,
+)
+from ttt_core.matching.views import PosedImage, PriorDepth
+from ttt_core.matching.winner import pick_winner
+
+DepthPicture = NDArray[np.float32] | None
+
+
+@dataclass(slots=True, eq=False)
+class _Matched:
+    """One view between the sweep and the look at the other views; pictures are (H,W) float32."""
+
+    depth: NDArray[np.float32]
+    mass: NDArray[np.float32]
+    cost: NDArray[np.float32]
+    support: NDArray[np.float32]
+    parallax: NDArray[np.float32]
+    trust: NDArray[np.float32]
+    sensed: NDArray[np.bool_]
+    cell_costs: NDArray[np.float32]
+    near: float
+    far: float
+    middle: float
+    sources: list[PosedImage]
+
+
+class MatchingPrior:
+    """Plane sweep against overlapping views, semi-global aggregation, checked across views.
+
+    Results depend on the arguments alone: not on earlier calls, nor on the number of threads.
+    """
+
+    def __init__(self, config: PriorConfig | None = None) -> None:
+        self.config = config or PriorConfig()
+        self._features: WeakKeyDictionary[PosedImage, Features] = WeakKeyDictionary()
+
+    def predict(
+        self,
+        views: Sequence[PosedImage],
+        earlier: Sequence[PosedImage] = (),
+        *,
+        sensor_depth: Sequence[DepthPicture] | None = None,
+        map_depth: Sequence[DepthPicture] | None = None,
+    ) -> list[PriorDepth]:
+        """Depth of every one of `views`, matched against each other and against `earlier`.
+
+        sensor_depth, map_depth: one (H,W) float32 picture or None a view, world units, 0 where
+        there is none. Sensor depth replaces matching where it is; the map's only says where to
+        look. Raises ValueError where a picture does not fit its view.
+        """
+        sensor = _checked("sensor_depth", sensor_depth, views)
+        rendered = _checked("map_depth", map_depth, views)
+        everybody = [*views, *earlier]
+        points = self._triangulate(views, everybody, sensor, rendered)
+        matched = self._each(
+            lambda i: self._match(views[i], everybody, sensor[i], rendered[i], points), len(views)
+        )
+        return self._each(lambda i: self._conclude(i, views, earlier, matched), len(views))
+
+    def warm_up(self, height: int, width: int) -> None:
+        """Compiles every kernel, so that the first key frames do not wait for it."""
+        rng = np.random.default_rng(0)
+        picture = rng.random((height, width + 8), dtype=np.float32)
+        K = np.array([[width, 0.0, width / 2], [0.0, width, height / 2], [0.0, 0.0, 1.0]])
+        views = []
+        for k in range(2):
+            c2w = np.eye(4)
+            c2w[0, 3] = 0.1 * k
+            views.append(PosedImage(k, np.ascontiguousarray(picture[:, k : k + width]), K, c2w))
+        self.predict(views)
+
+    def _each(self, work: Callable[[int], object], count: int) -> list:
+        threads = self.config.threads or int(numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
+        if threads == 1 or count == 1:
+            return [work(i) for i in range(count)]
+        with ThreadPoolExecutor(min(threads, count)) as pool:
+            return list(pool.map(work, range(count)))
+
+    def _triangulate(
+        self,
+        views: Sequence[PosedImage],
+        everybody: Sequence[PosedImage],
+        sensor: Sequence[DepthPicture],
+        rendered: Sequence[DepthPicture],
+    ) -> NDArray[np.float64]:
+        """(n,3) world points shared by the views whose content nothing else tells the depth of."""
+        cfg = self.config
+        found = [np.zeros((0, 3))]
+        done: set[frozenset[int]] = set()
+        for view, sensed, known in zip(views, sensor, rendered, strict=True):
+            if max(coverage(sensed), coverage(known)) >= cfg.known_coverage:
+                continue
+            for other in nearest_in_pose(view, everybody, cfg.triangulation_views):
+                pair = frozenset((id(view), id(other)))
+                if pair not in done:
+                    done.add(pair)
+                    found.append(
+                        triangulate_pair(view, self._described(view), other, self._described(other))
+                    )
+        return np.concatenate(found)
+
+    def _described(self, view: PosedImage) -> Features:
+        features = self._features.get(view)
+        if features is None:
+            features = self._features[view] = detect_features(view)
+        return features
+
+    def _match(
+        self,
+        view: PosedImage,
+        everybody: Sequence[PosedImage],
+        sensor: DepthPicture,
+        rendered: DepthPicture,
+        points: NDArray[np.float64],
+    ) -> _Matched:
+        cfg = self.config
+        others = [other for other in everybody if other is not view]
+        known = [known_depths(sensor), known_depths(rendered), depths_in_view(view, points)]
+        near, far, content = depth_range(view, known, others, cfg)
+        sources = choose_sources(view, others, content, cfg)
+        height, width = view.gray.shape
+        cost = np.empty((height, width, cfg.planes), np.float32)
+        moves = [relative(view, source) for source in sources]
+        rotations = np.array([move.rotation for move in moves]).reshape(-1, 3, 3)
+        offsets = np.array([move.offset for move in moves]).reshape(-1, 3)
+        sizes = np.array([source.gray.shape for source in sources], np.int64).reshape(-1, 2)
+        reference = _masked(view)
+        if sources:
+            sweep_cost(
+                reference,
+                _stacked(sources, sizes),
+                sizes,
+                rotations,
+                offsets,
+                1.0 / plane_depths(near, far, cfg.planes),
+                np.float32(cfg.noise),
+                cost,
+            )
+        else:
+            cost[:] = NEUTRAL_COST
+        total = np.empty_like(cost)
+        image = np.nan_to_num(reference, nan=0.0)
+        aggregate(cost, image, cfg.small_penalty, cfg.large_penalty, cfg.edge_contrast, total)
+
+        index, mass, winner_cost, support, parallax = (
+            np.empty((height, width), np.float32) for _ in range(5)
+        )
+        pick_winner(total, cost, np.float32(cfg.temperature), 2, index, mass, winner_cost)
+        plane_step = np.log(far / near) / (cfg.planes - 1)
+        log_depth = (np.log(near) + index * plane_step).astype(np.float32)
+        neighbour_support(log_depth, 3, np.float32(max(1.5 * plane_step, 0.03)), support)
+        depth = np.exp(log_depth)
+        depth_parallax(depth, rotations, offsets, sizes, parallax)
+        trust = mass * support
+        sensed = np.zeros((height, width), np.bool_)
+        if sensor is not None:
+            sensed = np.isfinite(sensor) & (sensor > 0)
+            depth[sensed] = sensor[sensed]
+            trust[sensed] = cfg.sensor_confidence
+        if view.valid is not None:
+            trust[~view.valid] = 0.0
+        cell_costs = np.empty((-(-height // CELL), -(-width // CELL), COST_BINS), np.float32)
+        pool_costs(total, COST_BINS, cell_costs)
+        return _Matched(
+            depth=depth,
+            mass=mass,
+            cost=winner_cost,
+            support=support,
+            parallax=parallax,
+            trust=trust,
+            sensed=sensed,
+            cell_costs=cell_costs,
+            near=near,
+            far=far,
+            middle=float(np.median(content)),
+            sources=sources,
+        )
+
+    def _conclude(
+        self,
+        number: int,
+        views: Sequence[PosedImage],
+        earlier: Sequence[PosedImage],
+        matched: Sequence[_Matched],
+    ) -> PriorDepth:
+        cfg = self.config
+        view, mine = views[number], matched[number]
+        agree = np.zeros(view.gray.shape, np.float32)
+        against = np.zeros(view.gray.shape, np.float32)
+        witnesses = [
+            (other, theirs.depth, theirs.trust)
+            for other, theirs in zip(views, matched, strict=True)
+            if other is not view
+        ]
+        witnesses += [
+            (other, other.depth, other.confidence)
+            for other in earlier
+            if other in mine.sources and other.depth is not None and other.confidence is not None
+        ]
+        for other, depth, trust in witnesses:
+            move = relative(view, other)
+            compare_depths(
+                mine.depth, depth, trust, move.rotation, move.offset,
+                cfg.agreement, cfg.least_trust, agree, against,
+            )  # fmt: skip
+        confidence = matching_confidence(
+            mine.mass, mine.cost, mine.support, agree, against, mine.parallax
+        )
+        confidence[mine.sensed] = cfg.sensor_confidence
+        if view.valid is not None:
+            confidence[~view.valid] = 0.0
+        log_depth = fill_unconfident(
+            np.log(mine.depth),
+            confidence,
+            background=float(np.log(mine.far if mine.sources else mine.middle)),
+            leak=cfg.fill_leak,
+        )
+        return PriorDepth(
+            depth=np.exp(log_depth),
+            confidence=confidence,
+            cells=_cells(mine, log_depth, confidence, agree - against),
+            depth_range=(mine.near, mine.far),
+            sources=tuple(source.key for source in mine.sources),
+        )
+
+
+def _checked(
+    name: str, pictures: Sequence[DepthPicture] | None, views: Sequence[PosedImage]
+) -> list[DepthPicture]:
+    if pictures is None:
+        return [None] * len(views)
+    if len(pictures) != len(views):
+        raise ValueError(f"{name} has {len(pictures)} entries: give one (or None) for each view")
+    for picture, view in zip(pictures, views, strict=True):
+        if picture is not None and picture.shape != view.gray.shape:
+            raise ValueError(
+                f"{name} of view {view.key} is {picture.shape}: give {view.gray.shape}, as its gray"
+            )
+    return list(pictures)
+
+
+def _masked(view: PosedImage) -> NDArray[np.float32]:
+    """Grey values around zero (sums of squares lose fewer digits), NaN where masked."""
+    centred = view.gray - np.float32(0.5)
+    return centred if view.valid is None else np.where(view.valid, centred, np.float32(np.nan))
+
+
+def _stacked(sources: Sequence[PosedImage], sizes: NDArray[np.int64]) -> NDArray[np.float32]:
+    stack = np.zeros((len(sources), *sizes.max(0)), np.float32)
+    for layer, source in zip(stack, sources, strict=True):
+        height, width = source.gray.shape
+        layer[:height, :width] = _masked(source)
+    return stack
+
+
+def _cells(
+    mine: _Matched,
+    log_depth: NDArray[np.float32],
+    confidence: NDArray[np.float32],
+    votes: NDArray[np.float32],
+) -> NDArray[np.float32]:
+    place = (log_depth - np.log(mine.near)) / np.log(mine.far / mine.near)
+    weight = confidence + np.float32(1e-3)
+    extra = (
+        cell_means(place.astype(np.float32) * weight) / cell_means(weight),
+        cell_means(confidence),
+        cell_means(np.clip(votes, -2.0, 2.0)),
+        cell_means(np.log1p(mine.parallax)),
+    )
+    return np.concatenate([mine.cell_costs, np.stack(extra, -1)], -1).astype(np.float32)
