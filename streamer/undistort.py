@@ -177,14 +177,15 @@ def _pick_depth(
             f"depth of {width}x{height} does not fit an image of {camera.width}x{camera.height}: "
             "the same size or a whole fraction of it is needed"
         )
-    picked = np.zeros(_plan(camera, long_side).size[::-1], dtype=np.float32)
-    with np.errstate(invalid="ignore"):
-        metres = np.where(depth > 0, depth, 0).astype(np.float32).reshape(-1) * np.float32(unit_m)
-    metres[~np.isfinite(metres)] = 0.0
+    samples = depth.reshape(-1)
+    picked = np.zeros(_plan(camera, long_side).size[::-1], dtype=np.float64)
     for index in _depth_samples(camera, long_side, width, height):
         holes = picked == 0.0
-        picked[holes] = np.where(index >= 0, metres[index], 0.0)[holes]
-    return picked
+        values = samples[index[holes]].astype(np.float64)
+        # NaN fails every comparison.
+        measured = (values > 0.0) & (values < np.inf) & (index[holes] >= 0)
+        picked[holes] = np.where(measured, values * unit_m, 0.0)
+    return picked.astype(np.float32)
 
 
 @functools.lru_cache(maxsize=16)
