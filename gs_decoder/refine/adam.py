@@ -1,0 +1,122 @@
+"""Adam on splat parameters, fused over all of them and sparse over splats.
+
+Only splats that a step's views touched move (the "selective Adam" of Taming 3DGS, Mallick et al.
+2024): a stream looks at a part of its map, and moments of the rest must not drift. Each splat
+counts its own steps, so a splat that was added late gets the bias correction of its own age.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+# Columns of the parameter and moment rows.
+MEAN, QUAT, LOG_SCALE, LOGIT, COLOR = 0, 3, 7, 10, 11
+COLUMNS = 14
+
+BETA1 = 0.9
+BETA2 = 0.99
+EPSILON = 1e-8
+
+
+@numba.njit(nogil=True, cache=True, fastmath=False)
+def adam_rows(
+    first: int,
+    last: int,
+    rows: NDArray[np.float32],  # (N, 14) parameters
+    moment1: NDArray[np.float32],  # (N, 14)
+    moment2: NDArray[np.float32],  # (N, 14)
+    steps: NDArray[np.int32],  # (N,)
+    gradient: NDArray[np.float32],  # (N, 14) with respect to the parameters in `rows`
+    seen: NDArray[np.bool_],  # (N,)
+    rates: NDArray[np.float32],  # (14,), the three for means in units of the splat's own size
+    beta1: float,
+    beta2: float,
+    epsilon: float,
+) -> None:
+    """One step on splats first … last-1, in place."""
+    for n in range(first, last):
+        if not seen[n]:
+            continue
+        steps[n] += 1
+        age = float(steps[n])
+        correct1 = 1.0 / (1.0 - math.pow(beta1, age))
+        correct2 = 1.0 / (1.0 - math.pow(beta2, age))
+        size = math.exp((rows[n, 7] + rows[n, 8] + rows[n, 9]) / 3.0)
+        for k in range(14):
+            g = gradient[n, k]
+            m = beta1 * moment1[n, k] + (1.0 - beta1) * g
+            v = beta2 * moment2[n, k] + (1.0 - beta2) * g * g
+            moment1[n, k] = m
+            moment2[n, k] = v
+            rate = rates[k] * size if k < 3 else rates[k]
+            rows[n, k] -= rate * (m * correct1) / (math.sqrt(v * correct2) + epsilon)
+
+
+@numba.njit(nogil=True, cache=True)
+def activate_rows(
+    first: int,
+    last: int,
+    rows: NDArray[np.float32],
+    means: NDArray[np.float32],
+    quats: NDArray[np.float32],
+    scales: NDArray[np.float32],
+    opacities: NDArray[np.float32],
+    colors: NDArray[np.float32],
+) -> None:
+    """Parameters → what the rasteriser takes, for splats first … last-1."""
+    for n in range(first, last):
+        norm = 1e-12
+        for k in range(4):
+            norm += rows[n, 3 + k] * rows[n, 3 + k]
+        norm = 1.0 / math.sqrt(norm)
+        for k in range(4):
+            quats[n, k] = rows[n, 3 + k] * norm
+        for k in range(3):
+            means[n, k] = rows[n, k]
+            scales[n, k] = math.exp(rows[n, 7 + k])
+            colors[n, k] = rows[n, 11 + k]
+        opacities[n] = 1.0 / (1.0 + math.exp(-rows[n, 10]))
+
+
+@numba.njit(nogil=True, cache=True)
+def accumulate_rows(
+    first: int,
+    last: int,
+    gradient: NDArray[np.float32],
+    seen: NDArray[np.bool_],
+    scales: NDArray[np.float32],
+    opacities: NDArray[np.float32],
+    d_means: NDArray[np.float32],
+    d_quats: NDArray[np.float32],
+    d_scales: NDArray[np.float32],
+    d_opacities: NDArray[np.float32],
+    d_colors: NDArray[np.float32],
+    reset: bool,
+) -> None:
+    """Add a view's gradients, through the activations, to the parameter gradient.
+
+    The quaternion gradient is taken at unit norm: the rasteriser normalises, so it is orthogonal
+    to the quaternion already.
+    """
+    for n in range(first, last):
+        if reset:
+            seen[n] = False
+            for k in range(14):
+                gradient[n, k] = 0.0
+        total = abs(d_opacities[n])
+        for k in range(3):
+            total += abs(d_colors[n, k])
+        if total == 0.0:
+            continue
+        seen[n] = True
+        for k in range(3):
+            gradient[n, k] += d_means[n, k]
+            gradient[n, 7 + k] += d_scales[n, k] * scales[n, k]
+            gradient[n, 11 + k] += d_colors[n, k]
+        for k in range(4):
+            gradient[n, 3 + k] += d_quats[n, k]
+        gradient[n, 10] += d_opacities[n] * opacities[n] * (1.0 - opacities[n])

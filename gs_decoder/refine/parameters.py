@@ -1,0 +1,159 @@
+"""The splats under refinement: one flat store with its optimiser state, in world coordinates.
+
+Splats live in chunks (camera frames with a pose each); optimising wants them flat, in one frame.
+This store is that view of a map: rows of log scales, logits and colours relative to a float64
+origin, each with the chunk it belongs to. A moved chunk moves its rows and forgets their first
+moments, which pointed along the old axes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from gs_decoder.refine.adam import COLOR, COLUMNS, LOG_SCALE, LOGIT, MEAN, QUAT, activate_rows
+from gs_decoder.rotations import multiply_quaternions, quaternion_from_matrix
+from gs_decoder.splats import Splats
+
+Float32 = NDArray[np.float32]
+SH_C0 = 0.28209479177387814
+
+_GROWTH = 1.5
+_SMALLEST_SCALE = 1e-9
+_LOGIT_BOUND = 9.0
+
+
+class SplatParameters:
+    """Flat parameters of all splats of a map, colours as plain RGB (SH degree 0).
+
+    Attributes (the first `count` rows are in use):
+        rows: (capacity, 14) float32: mean 3, quaternion wxyz 4, log scale 3, opacity logit 1, RGB 3
+        chunk: (capacity,) int64, the chunk each splat belongs to
+        means, quats, scales, opacities, colors: the activated copies that the rasteriser reads
+    """
+
+    def __init__(self, capacity: int = 16384) -> None:
+        self.count = 0
+        self.rows = np.zeros((capacity, COLUMNS), np.float32)
+        self.moment1 = np.zeros_like(self.rows)
+        self.moment2 = np.zeros_like(self.rows)
+        self.steps = np.zeros(capacity, np.int32)
+        self.chunk = np.full(capacity, -1, np.int64)
+        self._allocate_activated(capacity)
+
+    @property
+    def capacity(self) -> int:
+        return len(self.rows)
+
+    def _allocate_activated(self, capacity: int) -> None:
+        self.means = np.zeros((capacity, 3), np.float32)
+        self.quats = np.zeros((capacity, 4), np.float32)
+        self.scales = np.zeros((capacity, 3), np.float32)
+        self.opacities = np.zeros(capacity, np.float32)
+        self.colors = np.zeros((capacity, 3), np.float32)
+
+    def _reserve(self, count: int) -> None:
+        if count <= self.capacity:
+            return
+        capacity = max(count, int(self.capacity * _GROWTH))
+        for name in ("rows", "moment1", "moment2", "steps", "chunk"):
+            old = getattr(self, name)
+            new = np.zeros((capacity, *old.shape[1:]), old.dtype)
+            new[: self.count] = old[: self.count]
+            setattr(self, name, new)
+        self._allocate_activated(capacity)
+        self.activate()
+
+    def activate(self, first: int = 0, last: int | None = None) -> None:
+        """Refresh the activated copies of splats first … last-1 (default: all)."""
+        activate_rows(
+            first,
+            self.count if last is None else last,
+            self.rows,
+            self.means,
+            self.quats,
+            self.scales,
+            self.opacities,
+            self.colors,
+        )
+
+    def add(self, chunk: int, splats: Splats) -> None:
+        """Append splats given in this store's world frame; their optimiser state starts fresh."""
+        first, last = self.count, self.count + splats.count
+        self._reserve(last)
+        rows = self.rows[first:last]
+        rows[:, MEAN:QUAT] = splats.means.numpy()
+        rows[:, QUAT:LOG_SCALE] = splats.quats_wxyz.numpy()
+        rows[:, LOG_SCALE:LOGIT] = np.log(np.maximum(splats.scales.numpy(), _SMALLEST_SCALE))
+        rows[:, LOGIT] = np.clip(
+            torch.logit(splats.opacities, eps=1e-6).numpy(), -_LOGIT_BOUND, _LOGIT_BOUND
+        )
+        rows[:, COLOR:] = 0.5 + SH_C0 * splats.sh[:, 0].numpy()
+        self.moment1[first:last] = 0.0
+        self.moment2[first:last] = 0.0
+        self.steps[first:last] = 0
+        self.chunk[first:last] = chunk
+        self.count = last
+        self.activate(first, last)
+
+    def select(self, keep: NDArray[np.bool_]) -> None:
+        """Keep only the splats marked in `keep` (count,); order is preserved."""
+        kept = int(keep.sum())
+        for name in ("rows", "moment1", "moment2", "steps", "chunk"):
+            array = getattr(self, name)
+            array[:kept] = array[: self.count][keep]
+        self.count = kept
+        self.activate()
+
+    def drop(self, chunks: set[int]) -> None:
+        """Forget every splat of these chunks."""
+        if chunks:
+            self.select(~np.isin(self.chunk[: self.count], list(chunks)))
+
+    def indices(self, chunk: int) -> NDArray[np.int64]:
+        return np.flatnonzero(self.chunk[: self.count] == chunk)
+
+    def splats(self, indices: NDArray[np.int64] | slice = slice(None)) -> Splats:
+        """A copy of these splats, in the store's world frame, SH degree 0."""
+        used = slice(0, self.count)
+        color = self.colors[used][indices]
+        return Splats(
+            means=torch.from_numpy(self.means[used][indices].copy()),
+            quats_wxyz=torch.from_numpy(self.quats[used][indices].copy()),
+            scales=torch.from_numpy(self.scales[used][indices].copy()),
+            opacities=torch.from_numpy(self.opacities[used][indices].copy()),
+            sh=torch.from_numpy(((color - 0.5) / SH_C0)[:, None, :].astype(np.float32)),
+        )
+
+    def transform(self, motions: Mapping[int, NDArray[np.float64]]) -> None:
+        """Move whole chunks: `motions[chunk]` is the 4x4 similarity new-from-old in this frame.
+
+        All chunks in one pass, because a loop closure moves thousands of them.
+        """
+        if not motions or self.count == 0:
+            return
+        ids = np.array(sorted(motions), np.int64)
+        matrices = np.stack([motions[int(i)] for i in ids])
+        factors = np.cbrt(np.linalg.det(matrices[:, :3, :3]))
+        rotations = matrices[:, :3, :3] / factors[:, None, None]
+        quaternions = quaternion_from_matrix(torch.from_numpy(rotations)).numpy()
+        place = np.searchsorted(ids, self.chunk[: self.count])
+        moved = np.flatnonzero(
+            ids[np.minimum(place, len(ids) - 1)] == self.chunk[: self.count]
+        )
+        which = place[moved]
+        rows = self.rows
+        rows[moved, MEAN:QUAT] = (
+            np.einsum("nij,nj->ni", matrices[which, :3, :3], rows[moved, MEAN:QUAT])
+            + matrices[which, :3, 3]
+        )
+        rows[moved, QUAT:LOG_SCALE] = multiply_quaternions(
+            torch.from_numpy(quaternions[which]),
+            torch.from_numpy(rows[moved, QUAT:LOG_SCALE].astype(np.float64)),
+        ).numpy()
+        rows[moved, LOG_SCALE:LOGIT] += np.log(factors)[which, None]
+        self.moment1[moved, :LOG_SCALE] = 0.0
+        self.activate()

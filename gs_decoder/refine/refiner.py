@@ -1,0 +1,308 @@
+"""Refinement: Adam on splats against camera images, in the time that batches leave.
+
+Every step takes one view per worker (two views on two threads scale better than two threads on one
+view), sums their gradients in a fixed order and makes one Adam step: the result depends on the
+number of workers and the seed, never on timing. A step is the unit of interruption: the caller asks
+for steps while it has time, so a batch never waits longer than one of them.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gs_decoder.refine import adam
+from gs_decoder.refine.parameters import SplatParameters
+from gs_decoder.refine.renderers import ViewGradient, ViewRenderer
+from gs_decoder.splats import Splats
+
+Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefineConfig:
+    """Rates are per step; those of means are in units of the splat's own size."""
+
+    rate_mean: float = 0.05
+    rate_quat: float = 5e-3
+    rate_log_scale: float = 1e-2
+    rate_opacity: float = 5e-2
+    rate_color: float = 6e-3
+    rate_gain: float = 2e-3
+    ssim_weight: float = 0.2
+    depth_weight: float = 0.1
+    recent_views: int = 8
+    recent_share: float = 0.4
+    max_views: int = 1024
+    prune_opacity: float = 0.01
+    prune_every: int = 100
+    workers: int = 2
+    seed: int = 0
+
+
+@dataclass(slots=True)
+class RefineView:
+    """A posed image to refine against.
+
+    Attributes:
+        key: the caller's id (sequence number of the frame).
+        image: (H, W, 3) uint8 RGB.
+        K: (3, 3) pinhole intrinsics in pixels.
+        c2w: (4, 4) float64, rigid, camera to world (OpenCV axes).
+        valid: (H, W) bool or None; False pixels are ignored.
+        depth: (H, W) float32 sensor z-depth or None; 0 means none.
+        log_gain: (3,) log of the exposure gain that takes map colours to this image's.
+    """
+
+    key: int
+    image: NDArray[np.uint8]
+    K: Float64
+    c2w: Float64
+    valid: NDArray[np.bool_] | None = None
+    depth: Float32 | None = None
+    log_gain: Float32 = field(default_factory=lambda: np.zeros(3, np.float32))
+    gain_moments: Float32 = field(default_factory=lambda: np.zeros((2, 3), np.float32))
+    gain_steps: int = 0
+    psnr: float | None = None
+
+
+class Refiner:
+    """Holds the splats of a map flat, and the views it is refined against.
+
+    Poses and splats are given in world coordinates; inside, everything is relative to `origin`
+    (float64), so that float32 keeps its digits far from the world's origin.
+    """
+
+    def __init__(
+        self,
+        renderer: ViewRenderer,
+        config: RefineConfig | None = None,
+        *,
+        background: Float32 | None = None,
+    ) -> None:
+        self.config = config or RefineConfig()
+        self.background = np.zeros(3, np.float32) if background is None else background
+        self.parameters = SplatParameters()
+        self.origin: Float64 = np.zeros(3)
+        self.views: dict[int, RefineView] = {}
+        self.steps = 0
+        self._renderer = renderer
+        self._recent: deque[int] = deque(maxlen=self.config.recent_views)
+        self._random = random.Random(self.config.seed)
+        self._pool = ThreadPoolExecutor(self.config.workers, thread_name_prefix="refine")
+        self._gradient = np.zeros((0, adam.COLUMNS), np.float32)
+        self._seen = np.zeros(0, np.bool_)
+        self._touched = np.zeros(0, np.bool_)
+        config_rates = [self.config.rate_mean] * 3 + [self.config.rate_quat] * 4
+        config_rates += [self.config.rate_log_scale] * 3 + [self.config.rate_opacity]
+        self._rates = np.array(config_rates + [self.config.rate_color] * 3, np.float32)
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=True)
+
+    # Splats and views ------------------------------------------------------------------------
+
+    def add_splats(self, chunk: int, splats: Splats) -> None:
+        """Take a chunk's splats (SH degree 0), means relative to `origin`."""
+        self.parameters.add(chunk, splats)
+
+    def drop_chunks(self, chunks: set[int]) -> None:
+        self.parameters.drop(chunks)
+
+    def move_chunks(self, motions: Mapping[int, Float64]) -> None:
+        """Chunks' new-from-old world similarities, (4, 4) float64."""
+        shift, back = np.eye(4), np.eye(4)
+        shift[:3, 3], back[:3, 3] = -self.origin, self.origin
+        self.parameters.transform({k: shift @ m @ back for k, m in motions.items()})
+
+    def add_view(self, view: RefineView) -> None:
+        """Take a view. Beyond `max_views` a random old one that is no longer recent leaves."""
+        self.views[view.key] = view
+        self._recent.append(view.key)
+        if len(self.views) > self.config.max_views:
+            old = [key for key in self.views if key not in self._recent]
+            del self.views[self._random.choice(old)]
+
+    def take_changed(self, chunks: Collection[int]) -> list[tuple[int, Splats]]:
+        """Of these chunks, the ones that changed since the last call, with their splats now.
+
+        Splats are a copy, in world axes relative to `origin`.
+        """
+        self._fit_buffers()
+        count = self.parameters.count
+        order = np.argsort(self.parameters.chunk[:count], kind="stable")
+        ids = self.parameters.chunk[:count][order]
+        starts = np.flatnonzero(np.r_[True, ids[1:] != ids[:-1]]) if count else np.zeros(0, int)
+        changed = []
+        for start, stop in zip(starts, np.r_[starts[1:], count]):
+            members = order[start:stop]
+            if int(ids[start]) in chunks and self._touched[members].any():
+                changed.append((int(ids[start]), self.parameters.splats(members)))
+        self._touched[:] = False
+        return changed
+
+    def view_matrix(self, c2w: Float64) -> Float32:
+        """World-to-camera of a camera-to-world pose, relative to `origin`."""
+        local = c2w.copy()
+        local[:3, 3] -= self.origin
+        return np.linalg.inv(local).astype(np.float32)
+
+    def render(
+        self, c2w: Float64, K: Float64, width: int, height: int
+    ) -> tuple[Float32, Float32, Float32] | None:
+        """rgb (H, W, 3), z-depth (H, W), alpha (H, W) of the splats now; None while there are none.
+
+        Args:
+            c2w: (4, 4) rigid camera to world. K: (3, 3) intrinsics in pixels.
+        """
+        if self.parameters.count == 0:
+            return None
+        return self._renderer.render(
+            self.parameters,
+            self.view_matrix(c2w),
+            K.astype(np.float32),
+            width,
+            height,
+            self.background,
+        )
+
+    # Steps -----------------------------------------------------------------------------------
+
+    def step(self) -> float | None:
+        """One Adam step over a view per worker; the mean loss, or None with nothing to do."""
+        if not self.views or self.parameters.count == 0:
+            return None
+        self._fit_buffers()
+        views = self._choose_views()
+        results = list(self._pool.map(self._view_gradient, views, range(len(views))))
+        count = self.parameters.count
+        bounds = np.linspace(0, count, self.config.workers + 1).astype(int)
+        spans = list(zip(bounds[:-1], bounds[1:]))
+        list(self._pool.map(lambda span: self._update_rows(span, results), spans))
+        for view, result in zip(views, results):
+            self._update_gain(view, result)
+        self.steps += 1
+        if self.steps % self.config.prune_every == 0:
+            self.prune()
+        return float(np.mean([result.loss for result in results]))
+
+    def prune(self) -> int:
+        """Remove splats that became transparent; how many."""
+        opacities = self.parameters.opacities[: self.parameters.count]
+        faint = np.flatnonzero(opacities < self.config.prune_opacity)
+        self.remove(faint)
+        return len(faint)
+
+    def remove(self, indices: NDArray[np.int64]) -> None:
+        """Remove splats; what is left of their chunks counts as changed."""
+        if len(indices) == 0:
+            return
+        self._fit_buffers()
+        parameters = self.parameters
+        before = parameters.count
+        keep = np.ones(before, np.bool_)
+        keep[indices] = False
+        thinned = np.unique(parameters.chunk[:before][indices])
+        touched = self._touched[:before][keep]
+        parameters.select(keep)
+        self._touched[: parameters.count] = touched
+        self._touched[parameters.count : before] = False
+        self._touched[: parameters.count] |= np.isin(parameters.chunk[: parameters.count], thinned)
+
+    def psnr(self) -> float | None:
+        """Mean PSNR over the recent views' last refinement, dB; None before the first."""
+        values = [
+            view.psnr
+            for key in self._recent
+            if (view := self.views.get(key)) is not None and view.psnr is not None
+        ]
+        return float(np.mean(values)) if values else None
+
+    def _fit_buffers(self) -> None:
+        capacity = self.parameters.capacity
+        if len(self._seen) != capacity:
+            touched = np.zeros(capacity, np.bool_)
+            touched[: len(self._touched)] = self._touched
+            self._touched = touched
+            self._seen = np.zeros(capacity, np.bool_)
+            self._gradient = np.zeros((capacity, adam.COLUMNS), np.float32)
+
+    def _choose_views(self) -> list[RefineView]:
+        """Recent and random past views, never the same one twice in a step."""
+        recent = [key for key in self._recent if key in self.views]
+        everything = list(self.views)
+        chosen: list[int] = []
+        for _ in range(min(self.config.workers, len(everything))):
+            pool = recent if self._random.random() < self.config.recent_share else everything
+            left = [key for key in pool if key not in chosen] or [
+                key for key in everything if key not in chosen
+            ]
+            chosen.append(self._random.choice(left))
+        return [self.views[key] for key in chosen]
+
+    def _view_gradient(self, view: RefineView, worker: int) -> ViewGradient:
+        return self._renderer.gradient(
+            worker,
+            self.parameters,
+            self.view_matrix(view.c2w),
+            view,
+            background=self.background,
+            ssim_weight=self.config.ssim_weight,
+            depth_weight=self.config.depth_weight,
+        )
+
+    def _update_rows(self, span: tuple[int, int], results: list[ViewGradient]) -> None:
+        first, last = span
+        parameters = self.parameters
+        for number, result in enumerate(results):
+            adam.accumulate_rows(
+                first,
+                last,
+                self._gradient,
+                self._seen,
+                parameters.scales,
+                parameters.opacities,
+                result.means,
+                result.quats,
+                result.scales,
+                result.opacities,
+                result.colors,
+                number == 0,
+            )
+        adam.adam_rows(
+            first,
+            last,
+            parameters.rows,
+            parameters.moment1,
+            parameters.moment2,
+            parameters.steps,
+            self._gradient,
+            self._seen,
+            self._rates,
+            adam.BETA1,
+            adam.BETA2,
+            adam.EPSILON,
+        )
+        parameters.activate(first, last)
+        self._touched[first:last] |= self._seen[first:last]
+
+    def _update_gain(self, view: RefineView, result: ViewGradient) -> None:
+        """Adam on the view's three log gains, held near 0 so that the map keeps the exposure."""
+        view.psnr = -10.0 * float(np.log10(max(result.mse, 1e-10)))
+        gradient = result.log_gain + 1e-3 * view.log_gain
+        view.gain_steps += 1
+        first, second = view.gain_moments
+        first[:] = adam.BETA1 * first + (1 - adam.BETA1) * gradient
+        second[:] = adam.BETA2 * second + (1 - adam.BETA2) * gradient**2
+        correct1 = 1 - adam.BETA1**view.gain_steps
+        correct2 = 1 - adam.BETA2**view.gain_steps
+        view.log_gain -= (
+            self.config.rate_gain * (first / correct1) / (np.sqrt(second / correct2) + adam.EPSILON)
+        ).astype(np.float32)

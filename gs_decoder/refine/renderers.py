@@ -1,0 +1,276 @@
+"""Loss and gradient of one view: the numba kernels on the CPU, autograd where gsplat renders."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from gs_decoder.photometric import photometric_loss
+from gs_decoder.raster import NumbaRasterizer, Render, rasterize
+
+if TYPE_CHECKING:
+    from gs_decoder.refine.parameters import SplatParameters
+    from gs_decoder.refine.refiner import RefineView
+
+Float32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class ViewGradient:
+    """Loss of one view and its gradient with respect to what the rasteriser takes.
+
+    `means` (N, 3), `quats` (N, 4), `scales` (N, 3), `opacities` (N,), `colors` (N, 3) float32;
+    `log_gain` (3,); `mse` over the valid pixels.
+    """
+
+    loss: float
+    mse: float
+    means: Float32
+    quats: Float32
+    scales: Float32
+    opacities: Float32
+    colors: Float32
+    log_gain: Float32
+
+
+class ViewRenderer(Protocol):
+    """What a Refiner needs of a backend; called by one worker thread at a time per `worker`."""
+
+    def render(
+        self,
+        parameters: SplatParameters,
+        viewmat: Float32,
+        K: Float32,
+        width: int,
+        height: int,
+        background: Float32,
+    ) -> tuple[Float32, Float32, Float32]:
+        """rgb (H, W, 3), expected z-depth (H, W), alpha (H, W), the caller's to keep."""
+        ...
+
+    def gradient(
+        self,
+        worker: int,
+        parameters: SplatParameters,
+        viewmat: Float32,
+        view: RefineView,
+        *,
+        background: Float32,
+        ssim_weight: float,
+        depth_weight: float,
+    ) -> ViewGradient: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ImageGradient:
+    """Loss of a rendered view with its gradient: `rgb` (H, W, 3), `depth` (H, W), `log_gain` (3,)"""
+
+    loss: float
+    mse: float
+    rgb: Float32
+    depth: Float32
+    log_gain: Float32
+
+
+def image_gradient(
+    rgb: Float32,
+    depth: Float32,
+    alpha: Float32,
+    view: RefineView,
+    *,
+    ssim_weight: float,
+    depth_weight: float,
+) -> ImageGradient:
+    """Photometric loss after the view's exposure gain, and relative L1 on sensor depth.
+
+    Args:
+        rgb, depth, alpha: the render, (H, W, 3), (H, W), (H, W) float32.
+        view: image, mask, sensor depth and gain.
+        ssim_weight, depth_weight: weights of SSIM and of the depth term.
+    """
+    gain = np.exp(view.log_gain)
+    target = view.image.astype(np.float32) * np.float32(1.0 / 255.0)
+    exposed = rgb * gain
+    photometric = photometric_loss(exposed, target, view.valid, ssim_weight=ssim_weight)
+    d_log_gain = (photometric.d_rgb * exposed).sum(axis=(0, 1))
+    loss, d_depth = photometric.value, np.zeros_like(depth)
+    if view.depth is not None and depth_weight > 0.0:
+        known = (view.depth > 0.0) & (alpha > 0.5)
+        if view.valid is not None:
+            known &= view.valid
+        count = max(1, int(known.sum()))
+        truth = np.where(known, view.depth, 1.0)
+        relative = np.where(known, (depth - truth) / truth, 0.0)
+        loss += depth_weight * float(np.abs(relative).sum()) / count
+        d_depth = (depth_weight / count * np.sign(relative) / truth).astype(np.float32)
+    return ImageGradient(loss, photometric.mse, photometric.d_rgb * gain, d_depth, d_log_gain)
+
+
+class NumbaViewRenderer:
+    """The CPU path: serial kernels with a workspace for each worker, no autograd."""
+
+    def __init__(self, workers: int) -> None:
+        self._rasterizers = [NumbaRasterizer(threads=1) for _ in range(workers)]
+        self._whole = NumbaRasterizer()
+
+    def render(
+        self,
+        parameters: SplatParameters,
+        viewmat: Float32,
+        K: Float32,
+        width: int,
+        height: int,
+        background: Float32,
+    ) -> tuple[Float32, Float32, Float32]:
+        used = slice(0, parameters.count)
+        render = self._whole.forward(
+            parameters.means[used],
+            parameters.quats[used],
+            parameters.scales[used],
+            parameters.opacities[used],
+            parameters.colors[used],
+            viewmat,
+            K,
+            width,
+            height,
+            background=background,
+        )
+        return render.rgb.copy(), render.depth.copy(), render.alpha.copy()
+
+    def gradient(
+        self,
+        worker: int,
+        parameters: SplatParameters,
+        viewmat: Float32,
+        view: RefineView,
+        *,
+        background: Float32,
+        ssim_weight: float,
+        depth_weight: float,
+    ) -> ViewGradient:
+        height, width = view.image.shape[:2]
+        used = slice(0, parameters.count)
+        rasterizer = self._rasterizers[worker]
+        render = rasterizer.forward(
+            parameters.means[used],
+            parameters.quats[used],
+            parameters.scales[used],
+            parameters.opacities[used],
+            parameters.colors[used],
+            viewmat,
+            view.K.astype(np.float32),
+            width,
+            height,
+            background=background,
+        )
+        image = image_gradient(
+            render.rgb,
+            render.depth,
+            render.alpha,
+            view,
+            ssim_weight=ssim_weight,
+            depth_weight=depth_weight,
+        )
+        gradients = rasterizer.backward(
+            render, image.rgb, image.depth, np.zeros((height, width), np.float32)
+        )
+        return ViewGradient(
+            image.loss,
+            image.mse,
+            gradients.means,
+            gradients.quats,
+            gradients.scales,
+            gradients.opacities,
+            gradients.colors,
+            image.log_gain,
+        )
+
+
+class TorchViewRenderer:
+    """Autograd through `rasterize`: gsplat on CUDA, or any backend on the CPU to compare with."""
+
+    def __init__(self, backend: str, device: str) -> None:
+        self._backend = backend
+        self._device = torch.device(device)
+
+    def _leaves(self, parameters: SplatParameters, requires_grad: bool) -> list[torch.Tensor]:
+        used = slice(0, parameters.count)
+        return [
+            torch.tensor(array[used], device=self._device, requires_grad=requires_grad)
+            for array in (
+                parameters.means,
+                parameters.quats,
+                parameters.scales,
+                parameters.opacities,
+                parameters.colors,
+            )
+        ]
+
+    def _rasterize(
+        self,
+        leaves: list[torch.Tensor],
+        viewmat: Float32,
+        K: NDArray[np.floating],
+        width: int,
+        height: int,
+        background: Float32,
+    ) -> Render:
+        return rasterize(
+            *leaves,
+            torch.tensor(viewmat, device=self._device),
+            torch.tensor(K, dtype=torch.float32, device=self._device),
+            width,
+            height,
+            background=torch.tensor(background, device=self._device),
+            backend=self._backend,
+        )
+
+    def render(
+        self,
+        parameters: SplatParameters,
+        viewmat: Float32,
+        K: Float32,
+        width: int,
+        height: int,
+        background: Float32,
+    ) -> tuple[Float32, Float32, Float32]:
+        leaves = self._leaves(parameters, requires_grad=False)
+        render = self._rasterize(leaves, viewmat, K, width, height, background)
+        return render.rgb.cpu().numpy(), render.depth.cpu().numpy(), render.alpha.cpu().numpy()
+
+    def gradient(
+        self,
+        worker: int,
+        parameters: SplatParameters,
+        viewmat: Float32,
+        view: RefineView,
+        *,
+        background: Float32,
+        ssim_weight: float,
+        depth_weight: float,
+    ) -> ViewGradient:
+        height, width = view.image.shape[:2]
+        leaves = self._leaves(parameters, requires_grad=True)
+        render = self._rasterize(leaves, viewmat, view.K, width, height, background)
+        image = image_gradient(
+            render.rgb.detach().cpu().numpy(),
+            render.depth.detach().cpu().numpy(),
+            render.alpha.detach().cpu().numpy(),
+            view,
+            ssim_weight=ssim_weight,
+            depth_weight=depth_weight,
+        )
+        gradients = torch.autograd.grad(
+            [render.rgb, render.depth],
+            leaves,
+            [
+                torch.tensor(image.rgb, device=self._device),
+                torch.tensor(image.depth, device=self._device),
+            ],
+        )
+        arrays = [gradient.cpu().numpy() for gradient in gradients]
+        return ViewGradient(image.loss, image.mse, *arrays, image.log_gain)

@@ -1,0 +1,161 @@
+"""Late pose corrections: what a SLAM back end's revised poses do to every other frame.
+
+A correction names some frames and their new poses. Frames between two of them follow both: each
+carries along with its two corrected neighbours rigidly, and the two outcomes are blended by time.
+Frames after the last one follow the last (up to `upto`); frames before the first stay.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Float64 = NDArray[np.float64]
+
+
+@dataclass(slots=True)
+class TrackedPose:
+    """A frame's pose as the map holds it: a similarity, (4, 4) float64, scale 1 unless corrected.
+
+    `received` is the pose as it came with the frame, before any correction.
+    """
+
+    seq: int
+    stamp_ns: int
+    pose: Float64
+    received: Float64
+
+
+def rigid(similarity: Float64) -> Float64:
+    """The camera pose of a similarity: the same centre and axes, without its scale."""
+    pose = similarity.copy()
+    pose[:3, :3] /= np.cbrt(np.linalg.det(similarity[:3, :3]))
+    return pose
+
+
+def blend(first: Float64, second: Float64, weight: float) -> Float64:
+    """Between two similarities: centre linearly, scale geometrically, rotation along the arc."""
+    scale_a = np.cbrt(np.linalg.det(first[:3, :3]))
+    scale_b = np.cbrt(np.linalg.det(second[:3, :3]))
+    rotation_a, rotation_b = first[:3, :3] / scale_a, second[:3, :3] / scale_b
+    blended = np.eye(4)
+    blended[:3, :3] = (
+        rotation_a
+        @ _rotation_power(rotation_a.T @ rotation_b, weight)
+        * (scale_a ** (1.0 - weight) * scale_b**weight)
+    )
+    blended[:3, 3] = (1.0 - weight) * first[:3, 3] + weight * second[:3, 3]
+    return blended
+
+
+def _rotation_power(rotation: Float64, power: float) -> Float64:
+    """`rotation` turned by `power` of its angle (Rodrigues)."""
+    skew = 0.5 * (rotation - rotation.T)
+    axis = np.array([skew[2, 1], skew[0, 2], skew[1, 0]])
+    sine = float(np.linalg.norm(axis))
+    angle = float(np.arctan2(sine, 0.5 * (np.trace(rotation) - 1.0)))
+    if sine < 1e-9:
+        if angle < 1.0:
+            return np.eye(3)
+        # Half a turn: the axis is the column space of R + I.
+        columns = rotation + np.eye(3)
+        axis = columns[:, int(np.argmax(np.linalg.norm(columns, axis=0)))]
+        sine = float(np.linalg.norm(axis))
+    x, y, z = axis / sine
+    cross = np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
+    turn = power * angle
+    return np.eye(3) + np.sin(turn) * cross + (1.0 - np.cos(turn)) * cross @ cross
+
+
+class Trajectory:
+    """Every frame's pose, the corrections so far, and what they mean for frames still to come."""
+
+    def __init__(self) -> None:
+        self.revision = -1
+        self._frames: dict[int, TrackedPose] = {}
+        self._seqs: list[int] = []
+        self._seq_of_stamp: dict[int, int] = {}
+        self._pending: list[tuple[int, Float64, Float64]] = []
+
+    def __contains__(self, seq: int) -> bool:
+        return seq in self._frames
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    def pose(self, seq: int) -> Float64:
+        """The frame's current similarity, (4, 4) float64."""
+        return self._frames[seq].pose
+
+    def add(self, seq: int, stamp_ns: int, c2w: Float64) -> Float64:
+        """Take a new frame; returns its pose in the corrected world.
+
+        A frame that was under way when a correction arrived is still in the old frame of
+        reference: it follows the last corrected frame, as the ones before it did.
+        """
+        pose = c2w
+        for upto, old, new in self._pending:
+            if seq <= upto:
+                pose = new @ np.linalg.inv(old) @ pose
+        self._pending = [entry for entry in self._pending if seq < entry[0]]
+        self._frames[seq] = TrackedPose(seq, stamp_ns, pose, c2w)
+        self._seqs.append(seq)
+        self._seq_of_stamp[stamp_ns] = seq
+        return pose
+
+    def seqs_by_stamp(self, stamps: Iterable[int]) -> dict[int, int]:
+        """stamp → seq of those stamps that are known."""
+        return {stamp: self._seq_of_stamp[stamp] for stamp in stamps if stamp in self._seq_of_stamp}
+
+    def last_seq_until(self, stamp_ns: int) -> int:
+        """The highest seq whose stamp is not after this; -1 if there is none."""
+        return max(
+            (f.seq for f in self._frames.values() if f.stamp_ns <= stamp_ns), default=-1
+        )
+
+    def correct(self, poses: Mapping[int, Float64], upto: int) -> dict[int, Float64]:
+        """Apply corrected poses of known frames.
+
+        Args:
+            poses: seq → new (4, 4) camera-to-world, a uniform scale allowed.
+            upto: the last seq that came in the old frame of reference.
+
+        Returns:
+            seq → new similarity of every frame that moved.
+        """
+        anchors = sorted(poses)
+        if not anchors:
+            return {}
+        first, last = anchors[0], anchors[-1]
+        old = {seq: self._frames[seq].pose for seq in anchors}
+        moved: dict[int, Float64] = {}
+        start = bisect_left(self._seqs, first)
+        stop = bisect_right(self._seqs, max(upto, last))
+        for seq in self._seqs[start:stop]:
+            frame = self._frames[seq]
+            place = bisect_right(anchors, seq) - 1
+            before = anchors[place]
+            follow = poses[before] @ np.linalg.inv(old[before]) @ frame.pose
+            if seq in poses:
+                follow = poses[seq]
+            elif place + 1 < len(anchors):
+                after = anchors[place + 1]
+                other = poses[after] @ np.linalg.inv(old[after]) @ frame.pose
+                follow = blend(follow, other, self._share(before, seq, after))
+            moved[seq] = np.array(follow)
+        if not self._seqs or upto > self._seqs[-1]:
+            self._pending.append((upto, old[last], np.array(poses[last])))
+        for seq, pose in moved.items():
+            self._frames[seq].pose = pose
+        return moved
+
+    def _share(self, before: int, seq: int, after: int) -> float:
+        """Where between two frames a third lies: by time, by number where time stands still."""
+        t0, t, t1 = (self._frames[s].stamp_ns for s in (before, seq, after))
+        if t0 < t1 and t0 <= t <= t1:
+            return (t - t0) / (t1 - t0)
+        return (seq - before) / (after - before)

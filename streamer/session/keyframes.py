@@ -1,0 +1,72 @@
+"""Which frames become key frames: by coverage, not by count.
+
+A frame becomes one when it shows what the map does not hold, or looks from far enough away from
+every key frame so far. The rest still serve: refinement uses every frame.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Float64 = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyframeConfig:
+    """Attributes:
+    novelty: a frame this far from every key frame is one, whatever the map shows; a unit is
+        `translation` of the scene's depth, or `rotation_deg`.
+    unseen: share of the image that the map leaves empty beyond which a frame is a key frame,
+        from half the novelty on.
+    """
+
+    novelty: float = 1.0
+    translation: float = 0.06
+    rotation_deg: float = 6.0
+    unseen: float = 0.08
+
+
+class KeyframeSelector:
+    """Remembers the poses of the key frames and judges new frames."""
+
+    def __init__(self, config: KeyframeConfig | None = None) -> None:
+        self.config = config or KeyframeConfig()
+        self._seqs: list[int] = []
+        self._centres = np.zeros((0, 3))
+        self._axes = np.zeros((0, 3))
+
+    def novelty(self, c2w: Float64, depth: float) -> float:
+        """Distance to the nearest key frame, in units of `translation` and `rotation_deg`.
+
+        Args:
+            c2w: (4, 4) camera to world. depth: the scene's median depth there, world units.
+        """
+        if not self._seqs:
+            return np.inf
+        distance = np.linalg.norm(self._centres - c2w[:3, 3], axis=1)
+        cosine = np.clip(self._axes @ c2w[:3, 2], -1.0, 1.0)
+        shift = distance / (self.config.translation * max(depth, 1e-9))
+        turn = np.degrees(np.arccos(cosine)) / self.config.rotation_deg
+        return float(np.hypot(shift, turn).min())
+
+    def is_keyframe(self, c2w: Float64, depth: float, unseen: float) -> bool:
+        """Judge a frame; `unseen` is the share of its pixels that the map leaves empty."""
+        novelty = self.novelty(c2w, depth)
+        if novelty >= self.config.novelty:
+            return True
+        return unseen > self.config.unseen and novelty >= 0.5 * self.config.novelty
+
+    def add(self, seq: int, c2w: Float64) -> None:
+        self._seqs.append(seq)
+        self._centres = np.vstack([self._centres, c2w[:3, 3]])
+        self._axes = np.vstack([self._axes, c2w[:3, 2]])
+
+    def move(self, poses: dict[int, Float64]) -> None:
+        """Take corrected poses of key frames."""
+        for place, seq in enumerate(self._seqs):
+            if seq in poses:
+                self._centres[place] = poses[seq][:3, 3]
+                self._axes[place] = poses[seq][:3, 2] / np.linalg.norm(poses[seq][:3, 2])

@@ -1,0 +1,383 @@
+"""The session process: an engine between the ingest's batches and the publisher's updates.
+
+One loop, one thread: look at the sockets, take a batch if one is there, else refine one step. The
+engine asks for work (`want` in STATE) and never waits for it, so refinement fills exactly the time
+that batches leave. Sending never blocks either: what a lost publisher misses, it is told again
+when it asks (RESYNC).
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import zmq
+from numpy.typing import NDArray
+
+from gs_decoder import ChunkUpdate, ResetUpdate, Update
+from streamer.config import ServeConfig
+from streamer.frames import Frame
+from streamer.protocol import limits
+from streamer.protocol.errors import ProtocolError
+from streamer.protocol.internal import (
+    Batch,
+    BatchFrame,
+    Counts,
+    CountsUpdate,
+    PosesDone,
+    PosesForward,
+    ResetDone,
+    State,
+)
+from streamer.protocol.links import (
+    Control,
+    ControlDone,
+    Keyframes,
+    KeyframesMoved,
+    SessionHello,
+    SyncBegin,
+    SyncEnd,
+)
+from streamer.protocol.requests import KeyframeEntry
+from streamer.protocol.update_headers import LatencyMs, StatusHeader
+from streamer.protocol.updates import encode_update
+from streamer.protocol.wire import Buffer, Message, decode, encode
+from streamer.session.engine import Engine, EngineConfig, StaleRevision
+from streamer.session.outbox import Keyframe, Outbox
+from streamer.session.storage import SessionFolderError, begin_epoch, save_state
+
+log = logging.getLogger(__name__)
+Float64 = NDArray[np.float64]
+
+_TELL_EVERY_S = 0.5
+_STATUS_EVERY_S = 1.0
+_IDLE_POLL_MS = 100
+_STREAMING_S = 2.0
+
+
+def engine_config(config: ServeConfig) -> EngineConfig:
+    """The engine's part of the daemon's settings."""
+    session = config.session
+    device = config.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return EngineConfig(
+        batch=session.batch_size,
+        chunk_budget=session.chunk_budget,
+        map_budget=session.map_budget,
+        device=device,
+        background=session.background,
+        refine_enabled=session.refine,
+    )
+
+
+class SocketOutbox(Outbox):
+    """Sends an engine's results to the publisher, numbering them (wire protocol, section 2)."""
+
+    def __init__(self, socket: zmq.Socket[bytes], session: str, epoch: int) -> None:
+        self._socket = socket
+        self._session = session
+        self.epoch = epoch
+        self.seq = 0
+
+    def updates(self, updates: Sequence[Update]) -> None:
+        for update in updates:
+            self.seq += 1
+            self.send(self._encode(update))
+
+    def keyframes(self, added: Sequence[Keyframe]) -> None:
+        entries = [
+            KeyframeEntry(
+                seq=frame.seq,
+                stamp_ns=frame.stamp_ns,
+                camera=frame.camera,
+                chunk=frame.chunk,
+                c2w=_flat(frame.c2w),
+            )
+            for frame in added
+        ]
+        self.send(encode(Keyframes(add=entries), *[frame.thumbnail for frame in added]))
+
+    def keyframes_moved(self, poses: Mapping[int, Float64]) -> None:
+        self.send(encode(KeyframesMoved(c2w=[(s, _flat(pose)) for s, pose in poses.items()])))
+
+    def hello(self) -> None:
+        self.send(encode(SessionHello(session=self._session, epoch=self.epoch, seq=self.seq)))
+
+    def begin(self, epoch: int) -> None:
+        """A new epoch: whoever listens forgets everything."""
+        self.epoch, self.seq = epoch, 0
+        self.hello()
+        self.updates([ResetUpdate()])
+
+    def everything(self, engine: Engine) -> None:
+        """Key frames and chunks whole, for a publisher that lost them."""
+        self.hello()
+        self.send(encode(SyncBegin(seq=self.seq)))
+        if engine.keyframes:
+            self.keyframes(list(engine.keyframes.values()))
+        for update in engine.map.snapshot():
+            assert isinstance(update, ChunkUpdate), "a snapshot for nobody's `have` holds chunks"
+            self.send(self._encode(update))
+        self.send(encode(SyncEnd(seq=self.seq)))
+
+    def send(self, message: Sequence[Buffer]) -> None:
+        try:
+            self._socket.send_multipart(message, zmq.DONTWAIT, copy=False)
+        except zmq.Again:
+            # The publisher is away or far behind; it sees the gap and asks for everything.
+            log.debug("the publisher takes nothing at the moment")
+
+    def _encode(self, update: Update) -> Sequence[Buffer]:
+        return encode_update(update, session=self._session, epoch=self.epoch, seq=self.seq)
+
+
+class SessionProcess:
+    """One session from its first frame until it is told to end."""
+
+    def __init__(self, run_dir: Path, config: ServeConfig, session: str, engine: Engine) -> None:
+        self.session = session
+        self.engine = engine
+        self.folder = config.session_dir / session
+        context = zmq.Context.instance()
+        self._ingest = _dealer(context, f"ipc://{run_dir}/batches", session)
+        self._publish = _dealer(context, f"ipc://{run_dir}/publish", session)
+        self._poller = zmq.Poller()
+        self._poller.register(self._ingest, zmq.POLLIN)
+        self._poller.register(self._publish, zmq.POLLIN)
+        self._outbox = SocketOutbox(self._publish, session, begin_epoch(self.folder))
+        engine.outbox = self._outbox
+        self._counts = Counts()
+        self._next_seq = 0
+        self._told_at = self._status_at = self._batch_at = 0.0
+        self._stopping = False
+
+    def stop(self) -> None:
+        """End after the step or batch under way; safe to call from a signal handler."""
+        self._stopping = True
+
+    def run(self) -> None:
+        """Until `stop`."""
+        self._outbox.begin(self._outbox.epoch)
+        self._tell(force=True)
+        while not self._stopping:
+            busy = self.engine.wants_refinement
+            for socket, _ in self._poller.poll(0 if busy else _IDLE_POLL_MS):
+                self._receive(socket)
+            if self.engine.wants_refinement and not self._stopping:
+                self.engine.refine()
+            self._tell()
+        self.engine.publish()
+        self.engine.close()
+
+    # Messages in -----------------------------------------------------------------------------
+
+    def _receive(self, socket: zmq.Socket[bytes]) -> None:
+        while not self._stopping:
+            try:
+                frames = socket.recv_multipart(zmq.DONTWAIT)
+            except zmq.Again:
+                return
+            try:
+                message = decode(frames, max_parts=limits.MAX_INTERNAL_PARTS)
+                self._handle(message)
+            except ProtocolError as error:
+                log.error("a message of the daemon's own was refused: %s", error)
+
+    def _handle(self, message: Message) -> None:
+        match message.kind:
+            case Batch.KIND:
+                self._take_batch(message)
+            case CountsUpdate.KIND:
+                self._counts = message.read(CountsUpdate).counts
+            case PosesForward.KIND:
+                self._take_poses(message.read(PosesForward))
+            case Control.KIND:
+                self._control(message.read(Control))
+            case b"RESYNC":
+                self._outbox.everything(self.engine)
+            case kind:
+                raise ProtocolError("bad_header", f"kind {kind!r} is not for a session")
+
+    def _take_batch(self, message: Message) -> None:
+        batch = message.read(Batch)
+        self._counts = batch.counts
+        frames = unpack_frames(batch.frames, message.parts)
+        if frames:
+            self._next_seq = frames[-1].seq + 1
+            self._tell(force=True, want=0)
+            self.engine.process(frames)
+            self._batch_at = time.monotonic()
+        self._tell(force=True)
+        self._publish_status()
+
+    def _take_poses(self, poses: PosesForward) -> None:
+        entries = {name: np.reshape(pose, (4, 4)) for name, pose in poses.entries}
+        try:
+            outcome = self.engine.apply_poses(
+                poses.revision, entries, by=poses.by, upto=self._last_old_seq(poses)
+            )
+            done = PosesDone(
+                revision=poses.revision,
+                client=poses.client,
+                moved=outcome.moved,
+                unknown=outcome.unknown,
+            )
+        except StaleRevision as error:
+            done = PosesDone(
+                revision=poses.revision, client=poses.client, code="bad_revision", reason=str(error)
+            )
+        self._ingest.send_multipart(encode(done))
+
+    def _last_old_seq(self, poses: PosesForward) -> int:
+        """The last seq that came in the old frame: `upto`, or whatever was received until now."""
+        if poses.upto is None:
+            return poses.received_upto
+        if poses.by == "seq":
+            return poses.upto
+        upto = self.engine.trajectory.last_seq_until(poses.upto)
+        waiting = [seq for seq, stamp in poses.waiting if stamp <= poses.upto]
+        return max([upto, *waiting])
+
+    def _control(self, control: Control) -> None:
+        done = ControlDone(id=control.id, ok=True)
+        try:
+            match control.op:
+                case "save":
+                    self.engine.publish()
+                    save_state(
+                        self.engine,
+                        self.folder,
+                        epoch=self._outbox.epoch,
+                        next_seq=self._next_seq,
+                    )
+                case "pause":
+                    self.engine.paused = True
+                case "resume":
+                    self.engine.paused = False
+                    self.engine.publish()
+                case "reset":
+                    self._reset()
+        except SessionFolderError as error:
+            done = ControlDone(id=control.id, ok=False, code="internal", reason=str(error))
+        self._outbox.send(encode(done))
+        self._tell(force=True)
+        self._publish_status()
+
+    def _reset(self) -> None:
+        epoch = begin_epoch(self.folder)
+        self.engine.reset()
+        self._next_seq = 0
+        self._counts = Counts()
+        self._outbox.begin(epoch)
+        self._ingest.send_multipart(encode(ResetDone(session=self.session, epoch=epoch)))
+
+    # Messages out ----------------------------------------------------------------------------
+
+    def _tell(self, *, force: bool = False, want: int | None = None) -> None:
+        """STATE to the ingest, HELLO and status to the publisher, as often as they are due."""
+        now = time.monotonic()
+        if force or now - self._told_at >= _TELL_EVERY_S:
+            self._told_at = now
+            if want is None:
+                want = 0 if self.engine.paused else self.engine.config.batch
+            state = State(
+                session=self.session,
+                epoch=self._outbox.epoch,
+                next_seq=self._next_seq,
+                want=want,
+                done=self.engine.frames_done,
+                busy=want == 0,
+            )
+            self._ingest.send_multipart(encode(state))
+        if now - self._status_at >= _STATUS_EVERY_S:
+            self._outbox.hello()
+            self._publish_status()
+
+    def _publish_status(self) -> None:
+        self._status_at = time.monotonic()
+        status = self.engine.status()
+        counts = self._counts
+        # A batch is finished before anything else is sent: what waits, waits in the ingest.
+        waiting = counts.waiting
+        latency = status.latency_ms
+        self._outbox.send(
+            encode(
+                StatusHeader(
+                    session=self.session,
+                    epoch=self._outbox.epoch,
+                    seq=self._outbox.seq,
+                    frames_in=counts.frames_in,
+                    frames_done=max(0, counts.frames_in - waiting - counts.dropped),
+                    frames_waiting=waiting,
+                    frames_dropped=counts.dropped,
+                    frames_rejected=counts.rejected,
+                    keyframes=status.keyframes,
+                    splats=status.splats,
+                    batch_ms=status.batch_ms,
+                    latency_ms=None if latency is None else LatencyMs(p50=latency[0], p95=latency[1]),
+                    psnr=status.psnr,
+                    state=self._state(),
+                    model=status.model,
+                )
+            )
+        )
+
+    def _state(self) -> str:
+        if self.engine.paused:
+            return "paused"
+        if self._next_seq == 0:
+            return "waiting"
+        if time.monotonic() - self._batch_at < _STREAMING_S:
+            return "streaming"
+        return "refining" if self.engine.wants_refinement else "idle"
+
+
+def unpack_frames(entries: Sequence[BatchFrame], parts: Sequence[Buffer]) -> list[Frame]:
+    """The frames of a BATCH; arrays are views of the received parts."""
+    rest = iter(parts)
+    frames = []
+    for entry in entries:
+        shape = (entry.height, entry.width)
+        image = np.frombuffer(next(rest), np.uint8).reshape(*shape, 3)
+        depth = np.frombuffer(next(rest), np.float32).reshape(shape) if entry.has_depth else None
+        valid = np.frombuffer(next(rest), np.bool_).reshape(shape) if entry.has_valid else None
+        frames.append(
+            Frame(
+                seq=entry.seq,
+                stamp_ns=entry.stamp_ns,
+                camera=entry.camera,
+                image=image,
+                K=np.reshape(entry.K, (3, 3)),
+                c2w=None if entry.c2w is None else np.reshape(entry.c2w, (4, 4)),
+                depth=depth,
+                valid=valid,
+                received_ns=entry.received_ns,
+            )
+        )
+    return frames
+
+
+def _dealer(context: zmq.Context[zmq.Socket[bytes]], address: str, session: str) -> zmq.Socket[bytes]:
+    socket = context.socket(zmq.DEALER)
+    socket.setsockopt(zmq.IDENTITY, session.encode())
+    socket.setsockopt(zmq.LINGER, 200)
+    socket.setsockopt(zmq.SNDHWM, 4000)
+    socket.setsockopt(zmq.RCVHWM, 4000)
+    socket.connect(address)
+    return socket
+
+
+def _flat(matrix: Float64) -> tuple[float, ...]:
+    return tuple(float(value) for value in matrix.reshape(-1))
+
+
+def end_on_sigterm(process: SessionProcess) -> None:
+    """SIGTERM ends the loop; Ctrl-C is the supervisor's to judge."""
+    signal.signal(signal.SIGTERM, lambda *_: process.stop())
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,0 +1,112 @@
+"""Late pose corrections: what moves, how far, and what stays."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from streamer.session.corrections import Trajectory, blend, rigid
+
+
+def rotation(axis_angle):
+    angle = np.linalg.norm(axis_angle)
+    if angle < 1e-12:
+        return np.eye(3)
+    x, y, z = np.asarray(axis_angle) / angle
+    cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
+    return np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
+
+
+def random_pose(rng, scale=1.0):
+    pose = np.eye(4)
+    pose[:3, :3] = scale * rotation(rng.normal(size=3))
+    pose[:3, 3] = rng.normal(size=3) * 3
+    return pose
+
+
+def walk(rng, count):
+    trajectory = Trajectory()
+    poses = [random_pose(rng) for _ in range(count)]
+    for seq, pose in enumerate(poses):
+        trajectory.add(seq, 1000 * seq, pose)
+    return trajectory, poses
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**31), scale=st.floats(0.5, 2.0))
+def test_one_world_motion_moves_every_frame_alike(seed, scale):
+    """Where the back end moves its whole world, frames it did not name end where they belong."""
+    rng = np.random.default_rng(seed)
+    trajectory, poses = walk(rng, 12)
+    motion = random_pose(rng, scale)
+    named = sorted(rng.choice(np.arange(1, 12), size=4, replace=False))
+    moved = trajectory.correct({int(s): motion @ poses[s] for s in named}, upto=11)
+    assert sorted(moved) == list(range(named[0], 12))
+    for seq in moved:
+        assert np.allclose(trajectory.pose(seq), motion @ poses[seq], atol=1e-8)
+    for seq in range(named[0]):
+        assert np.array_equal(trajectory.pose(seq), poses[seq])
+
+
+def test_frames_between_follow_by_interpolation_and_later_ones_the_last():
+    rng = np.random.default_rng(1)
+    trajectory, poses = walk(rng, 7)
+    shift = np.eye(4)
+    shift[:3, 3] = [4.0, 0.0, 0.0]
+    trajectory.correct({0: poses[0], 4: shift @ poses[4]}, upto=6)
+    offsets = [trajectory.pose(seq)[0, 3] - poses[seq][0, 3] for seq in range(7)]
+    assert np.allclose(offsets, [0, 1, 2, 3, 4, 4, 4], atol=1e-9)
+
+
+def test_upto_bounds_what_follows_and_reaches_frames_still_to_come():
+    rng = np.random.default_rng(2)
+    trajectory, poses = walk(rng, 4)
+    motion = random_pose(rng)
+    trajectory.correct({1: motion @ poses[1]}, upto=2)
+    assert np.array_equal(trajectory.pose(3), poses[3])
+    trajectory.correct({3: motion @ poses[3]}, upto=5)
+    late = random_pose(rng)
+    assert np.allclose(trajectory.add(4, 4000, late), motion @ late)
+    assert np.allclose(trajectory.add(5, 5000, late), motion @ late)
+    assert np.array_equal(trajectory.add(6, 6000, late), late)
+
+
+def test_a_second_correction_starts_from_the_first_ones_outcome():
+    rng = np.random.default_rng(3)
+    trajectory, poses = walk(rng, 5)
+    first, second = random_pose(rng, 1.5), random_pose(rng)
+    trajectory.correct({0: first @ poses[0]}, upto=4)
+    trajectory.correct({0: second @ poses[0]}, upto=4)
+    for seq in range(5):
+        assert np.allclose(trajectory.pose(seq), second @ poses[seq], atol=1e-8)
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**31), weight=st.floats(0, 1))
+def test_a_blend_is_a_similarity_between_its_ends(seed, weight):
+    rng = np.random.default_rng(seed)
+    first, second = random_pose(rng, 0.7), random_pose(rng, 1.9)
+    assert np.allclose(blend(first, second, 0.0), first, atol=1e-7)
+    assert np.allclose(blend(first, second, 1.0), second, atol=1e-7)
+    middle = blend(first, second, weight)
+    linear = middle[:3, :3]
+    scale = np.cbrt(np.linalg.det(linear))
+    assert np.allclose(linear @ linear.T, scale**2 * np.eye(3), atol=1e-8)
+    assert 0.7 - 1e-9 <= scale <= 1.9 + 1e-9
+    assert np.linalg.det(rigid(middle)[:3, :3]) == pytest.approx(1.0)
+
+
+def test_half_a_turn_still_blends():
+    second = np.eye(4)
+    second[:3, :3] = rotation([0.0, np.pi, 0.0])
+    middle = blend(np.eye(4), second, 0.5)[:3, :3]
+    assert np.allclose(middle @ middle, second[:3, :3], atol=1e-7)
+
+
+def test_stamps_find_their_frames():
+    trajectory, _ = walk(np.random.default_rng(4), 3)
+    assert trajectory.seqs_by_stamp([1000, 1500]) == {1000: 1}
+    assert trajectory.last_seq_until(1999) == 1
+    assert trajectory.last_seq_until(-1) == -1
