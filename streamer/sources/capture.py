@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from pathlib import Path
 
 import cv2
@@ -102,6 +103,20 @@ def session_name(name: str) -> str:
     """``name`` made fit for a session: 1–64 of `A-Za-z0-9_.-`, the first a letter or digit."""
     fitting = "".join(c if c.isascii() and (c.isalnum() or c in "_.-") else "-" for c in name)
     return fitting.lstrip("_.-")[:64] or "capture"
+
+
+def nanoseconds(seconds: float) -> int:
+    """Seconds, as written in decimal, to int64 nanoseconds.
+
+    By decimal arithmetic: a double of today's Unix time times 1e9 is off by up to 128 ns, and a
+    stamp must equal what others make of the same text.
+
+    Raises:
+        CaptureError: negative, or beyond int64 (nanoseconds given as seconds).
+    """
+    if not 0.0 <= seconds < 2**63 / 1e9:
+        raise CaptureError(f"{seconds!r} is no time in seconds")
+    return round(Decimal(repr(seconds)) * 10**9)
 
 
 def images_below(root: Path) -> list[Path]:

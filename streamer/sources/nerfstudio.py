@@ -23,6 +23,7 @@ from streamer.sources.capture import (
     assign_cameras,
     check_files,
     image_size,
+    nanoseconds,
 )
 from streamer.suggest import did_you_mean
 
@@ -169,12 +170,13 @@ def _stamp_ns(listing: Path, i: int, entry: Mapping[str, Any]) -> int:
     if "timestamp" not in entry:
         return i * DEFAULT_INTERVAL_NS
     seconds = _number(f"{listing}: frames[{i}].", entry, "timestamp")
-    if not 0.0 <= seconds < 2**63 / 1e9:
+    try:
+        return nanoseconds(seconds)
+    except CaptureError:
         raise CaptureError(
             f"{listing}: frames[{i}].timestamp is {seconds:g}; it is read as seconds, "
             "nanoseconds go into stamp_ns"
-        )
-    return round(seconds * 1e9)
+        ) from None
 
 
 def _camera(listing: Path, where: str, fields: Mapping[str, Any], image: Path) -> CameraModel:

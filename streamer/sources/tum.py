@@ -21,6 +21,7 @@ from streamer.sources.capture import (
     CaptureFrame,
     check_files,
     image_size,
+    nanoseconds,
 )
 
 DEPTH_UNIT_M = 1.0 / 5000.0
@@ -78,7 +79,7 @@ def open_tum(root: Path) -> Capture:
         frames.append(
             CaptureFrame(
                 index=len(frames),
-                stamp_ns=_nanoseconds(time),
+                stamp_ns=nanoseconds(time),
                 camera="rgb",
                 image_path=root / name,
                 c2w=c2w,
@@ -128,7 +129,12 @@ def _read_files(path: Path) -> list[tuple[int, float, str]]:
     for number, fields in _lines(path):
         if len(fields) != 2:
             raise CaptureError(f"{path}: line {number} is not `timestamp filename`")
-        files.append((number, _numbers(path, number, fields[:1])[0], fields[1]))
+        time = _numbers(path, number, fields[:1])[0]
+        try:
+            nanoseconds(time)
+        except CaptureError as error:
+            raise CaptureError(f"{path}: line {number}: {error}") from None
+        files.append((number, time, fields[1]))
     return sorted(files, key=lambda file: file[1])
 
 
@@ -172,13 +178,6 @@ def _pose_at(time: float, times: np.ndarray, poses: list[np.ndarray]) -> np.ndar
             return interpolate_pose(poses[after - 1], poses[after], weight)
     nearest = int(np.abs(times - time).argmin())
     return poses[nearest] if abs(times[nearest] - time) <= NEAREST_S else None
-
-
-def _nanoseconds(seconds: float) -> int:
-    stamp = round(seconds * 1e9)
-    if not 0 <= stamp < 2**63:
-        raise CaptureError(f"rgb.txt: timestamp {seconds:g} is no time in seconds")
-    return stamp
 
 
 def _intrinsics(root: Path, size: tuple[int, int]) -> tuple[CameraModel, str]:
