@@ -172,9 +172,9 @@ def test_a_wrong_shape_is_named_with_the_shape_received(field: str, shape: tuple
 
 def test_types_and_missing_fields_are_named() -> None:
     good = random_splats(4)
-    with pytest.raises(InvalidSplats, match="opacities is .*int64"):
+    with pytest.raises(InvalidSplats, match=r"opacities is .*int64"):
         Splats(good.means, good.quats_wxyz, good.scales, good.opacities.long(), good.sh)
-    with pytest.raises(InvalidSplats, match="scales is .*float64"):
+    with pytest.raises(InvalidSplats, match=r"scales is .*float64"):
         Splats(good.means, good.quats_wxyz, good.scales.double(), good.opacities, good.sh)
     with pytest.raises(InvalidSplats, match="lack sh"):
         Splats.from_numpy({n: v for n, v in good.to_numpy().items() if n != "sh"})
