@@ -1,0 +1,1 @@
+"""Rasteriser kernels for the CPU."""

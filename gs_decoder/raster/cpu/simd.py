@@ -1,0 +1,476 @@
+"""Sixteen float32 lanes as a value type inside numba kernels.
+
+LLVM vectors written as such stay in registers over whole loops; the same code written as
+loops over small arrays goes through memory at every step. On AVX-512 a vector is one
+register, elsewhere LLVM splits it (AVX2: two, NEON: four), with the same results.
+
+Operators `+ - * /`, comparisons and `& | ~` of masks work lane by lane; a scalar float on
+either side is broadcast.
+"""
+
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.core.typing.templates import ConcreteTemplate, infer_global, signature
+from numba.extending import intrinsic as _numba_intrinsic
+from numba.extending import lower_builtin, models, register_model
+from numba.np.arrayobj import make_array
+
+LANES = 16
+
+_FLOAT = ir.FloatType()
+_I32 = ir.IntType(32)
+_VECTOR = ir.VectorType(_FLOAT, LANES)
+_INTEGERS = ir.VectorType(_I32, LANES)
+_BITS = ir.VectorType(ir.IntType(1), LANES)
+
+
+def intrinsic(function: Callable[..., Any]) -> Any:
+    """numba's `intrinsic`, whose own type asks callers for the typing context too."""
+    return _numba_intrinsic(function)
+
+
+class _VectorType(types.Type):
+    def __init__(self) -> None:
+        super().__init__(name="float32x16")
+
+
+class _MaskType(types.Type):
+    def __init__(self) -> None:
+        super().__init__(name="mask16")
+
+
+vector = _VectorType()
+mask = _MaskType()
+
+
+@register_model(_VectorType)
+class _VectorModel(models.PrimitiveModel):
+    def __init__(self, manager: Any, kind: Any) -> None:
+        super().__init__(manager, kind, _VECTOR)
+
+
+@register_model(_MaskType)
+class _MaskModel(models.PrimitiveModel):
+    def __init__(self, manager: Any, kind: Any) -> None:
+        super().__init__(manager, kind, _BITS)
+
+
+def _constant(value: float) -> ir.Constant:
+    return ir.Constant(_VECTOR, [float(value)] * LANES)
+
+
+def _broadcast(builder: Any, scalar: Any) -> Any:
+    if scalar.type == ir.DoubleType():
+        scalar = builder.fptrunc(scalar, _FLOAT)
+    single = builder.insert_element(ir.Constant(_VECTOR, ir.Undefined), scalar, _I32(0))
+    zeros = ir.Constant(_INTEGERS, [0] * LANES)
+    return builder.shuffle_vector(single, ir.Constant(_VECTOR, ir.Undefined), zeros)
+
+
+def _as_vector(builder: Any, value: Any) -> Any:
+    return value if isinstance(value.type, ir.VectorType) else _broadcast(builder, value)
+
+
+def _register(op: Any, result: Any, emit: Callable[[Any, Any, Any], Any]) -> None:
+    """`op` on (vector, vector), (vector, float) and (float, vector)."""
+    pairs: list[tuple[Any, Any]] = [(vector, vector)]
+    for scalar in (types.float32, types.float64):
+        pairs += [(vector, scalar), (scalar, vector)]
+
+    class Typing(ConcreteTemplate):
+        cases = [signature(result, a, b) for a, b in pairs]  # noqa: RUF012
+
+    infer_global(op)(Typing)
+
+    def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return emit(builder, _as_vector(builder, args[0]), _as_vector(builder, args[1]))
+
+    for a, b in pairs:
+        lower_builtin(op, a, b)(lower)
+
+
+_register(operator.add, vector, lambda builder, a, b: builder.fadd(a, b))
+_register(operator.sub, vector, lambda builder, a, b: builder.fsub(a, b))
+_register(operator.mul, vector, lambda builder, a, b: builder.fmul(a, b))
+_register(operator.truediv, vector, lambda builder, a, b: builder.fdiv(a, b))
+_register(operator.lt, mask, lambda builder, a, b: builder.fcmp_ordered("<", a, b))
+_register(operator.le, mask, lambda builder, a, b: builder.fcmp_ordered("<=", a, b))
+_register(operator.gt, mask, lambda builder, a, b: builder.fcmp_ordered(">", a, b))
+_register(operator.ge, mask, lambda builder, a, b: builder.fcmp_ordered(">=", a, b))
+
+
+@infer_global(operator.and_)
+class _MaskAnd(ConcreteTemplate):
+    cases = [signature(mask, mask, mask)]  # noqa: RUF012
+
+
+@infer_global(operator.or_)
+class _MaskOr(ConcreteTemplate):
+    cases = [signature(mask, mask, mask)]  # noqa: RUF012
+
+
+@infer_global(operator.invert)
+class _MaskNot(ConcreteTemplate):
+    cases = [signature(mask, mask)]  # noqa: RUF012
+
+
+@infer_global(operator.neg)
+class _VectorNegative(ConcreteTemplate):
+    cases = [signature(vector, vector)]  # noqa: RUF012
+
+
+@lower_builtin(operator.and_, mask, mask)
+def _lower_and(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    return builder.and_(args[0], args[1])
+
+
+@lower_builtin(operator.or_, mask, mask)
+def _lower_or(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    return builder.or_(args[0], args[1])
+
+
+@lower_builtin(operator.invert, mask)
+def _lower_invert(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    return builder.not_(args[0])
+
+
+@lower_builtin(operator.neg, vector)
+def _lower_negative(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    return builder.fneg(args[0])
+
+
+def _call(builder: Any, name: str, result: Any, arguments: Sequence[Any]) -> Any:
+    kind = ir.FunctionType(result, [argument.type for argument in arguments])
+    function = cgutils.get_or_insert_function(builder.module, kind, name)
+    return builder.call(function, arguments)
+
+
+def _is_real(*kinds: Any) -> bool:
+    return all(kind is vector or isinstance(kind, types.Float) for kind in kinds)
+
+
+@intrinsic
+def fma(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
+    """a*b + c, rounded once."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        lanes = [_as_vector(builder, value) for value in args]
+        return _call(builder, f"llvm.fma.v{LANES}f32", _VECTOR, lanes)
+
+    return (vector(a, b, c), codegen) if _is_real(a, b, c) else None
+
+
+@intrinsic
+def select(typingctx: Any, condition: Any, a: Any, b: Any) -> Any:
+    """Lane by lane: a where `condition` holds, else b."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.select(args[0], _as_vector(builder, args[1]), _as_vector(builder, args[2]))
+
+    return (vector(condition, a, b), codegen) if _is_real(a, b) and condition is mask else None
+
+
+@intrinsic
+def minimum(typingctx: Any, a: Any, b: Any) -> Any:
+    """Lane by lane the smaller one; b where a is NaN."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        x, y = (_as_vector(builder, value) for value in args)
+        return builder.select(builder.fcmp_ordered("<", x, y), x, y)
+
+    return (vector(a, b), codegen) if _is_real(a, b) else None
+
+
+@intrinsic
+def maximum(typingctx: Any, a: Any, b: Any) -> Any:
+    """Lane by lane the larger one; b where a is NaN."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        x, y = (_as_vector(builder, value) for value in args)
+        return builder.select(builder.fcmp_ordered(">", x, y), x, y)
+
+    return (vector(a, b), codegen) if _is_real(a, b) else None
+
+
+def _unary(name: str) -> Callable[..., Any]:
+    def typing(typingctx: Any, a: Any) -> Any:
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            return _call(builder, f"llvm.{name}.v{LANES}f32", _VECTOR, args)
+
+        return (vector(a), codegen) if a is vector else None
+
+    return typing
+
+
+square_root = intrinsic(_unary("sqrt"))
+floor = intrinsic(_unary("floor"))
+ceiling = intrinsic(_unary("ceil"))
+absolute = intrinsic(_unary("fabs"))
+
+
+@intrinsic
+def broadcast(typingctx: Any, a: Any) -> Any:
+    """The scalar in every lane."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return _broadcast(builder, args[0])
+
+    return (vector(a), codegen) if isinstance(a, types.Float) else None
+
+
+@intrinsic
+def any_lane(typingctx: Any, condition: Any) -> Any:
+    """Whether the mask holds in at least one lane."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        word = builder.bitcast(args[0], ir.IntType(LANES))
+        return builder.icmp_unsigned("!=", word, ir.Constant(ir.IntType(LANES), 0))
+
+    return (types.boolean(condition), codegen) if condition is mask else None
+
+
+@intrinsic
+def mask_bits(typingctx: Any, condition: Any) -> Any:
+    """The mask as an integer, lane 0 in the lowest bit."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.zext(builder.bitcast(args[0], ir.IntType(LANES)), ir.IntType(64))
+
+    return (types.int64(condition), codegen) if condition is mask else None
+
+
+# 2^f on [-0.5, 0.5]: Chebyshev interpolation of degree 6, relative error 3e-9 before rounding.
+_EXP2 = (1.0, 0.693147207, 0.240226509, 0.0555032723, 0.00961805668, 0.00134004282, 0.000154614447)
+_ROUNDING = 12582912.0  # 1.5 * 2^23: adding it leaves round(x) in the low mantissa bits
+
+
+@intrinsic
+def exp2(typingctx: Any, a: Any) -> Any:
+    """2^a for a in [-126, 126]; relative error about 1e-7."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        (x,) = args
+        shifted = builder.fadd(x, _constant(_ROUNDING))
+        fraction = builder.fsub(x, builder.fsub(shifted, _constant(_ROUNDING)))
+        result = _constant(_EXP2[-1])
+        for coefficient in reversed(_EXP2[:-1]):
+            result = _call(
+                builder,
+                f"llvm.fma.v{LANES}f32",
+                _VECTOR,
+                [result, fraction, _constant(coefficient)],
+            )
+        exponent = builder.shl(
+            builder.bitcast(shifted, _INTEGERS), ir.Constant(_INTEGERS, [23] * LANES)
+        )
+        bits = builder.add(builder.bitcast(result, _INTEGERS), exponent)
+        return builder.bitcast(bits, _VECTOR)
+
+    return (vector(a), codegen) if a is vector else None
+
+
+@intrinsic
+def log2(typingctx: Any, a: Any) -> Any:
+    """log2(a) for normal positive a, by LLVM's own lowering lane by lane."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        kind = ir.FunctionType(_FLOAT, [_FLOAT])
+        function = cgutils.get_or_insert_function(builder.module, kind, "log2f")
+        result = ir.Constant(_VECTOR, ir.Undefined)
+        for lane in range(LANES):
+            value = builder.call(function, [builder.extract_element(args[0], _I32(lane))])
+            result = builder.insert_element(result, value, _I32(lane))
+        return result
+
+    return (vector(a), codegen) if a is vector else None
+
+
+def _element(context: Any, builder: Any, kind: Any, array: Any, index: Any) -> Any:
+    data = make_array(kind)(context, builder, array).data
+    return builder.gep(data, [index])
+
+
+def _is_flat(kind: Any) -> bool:
+    return (
+        isinstance(kind, types.Array)
+        and kind.ndim == 1
+        and kind.layout == "C"
+        and kind.dtype == types.float32
+    )
+
+
+@intrinsic
+def load(typingctx: Any, array: Any, index: Any) -> Any:
+    """array[index : index+16] of a contiguous float32 vector."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        pointer = _element(context, builder, sig.args[0], args[0], args[1])
+        return builder.load(builder.bitcast(pointer, _VECTOR.as_pointer()), align=4)
+
+    return (vector(array, types.intp), codegen) if _is_flat(array) else None
+
+
+@intrinsic
+def store(typingctx: Any, array: Any, index: Any, value: Any) -> Any:
+    """array[index : index+16] = value."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        pointer = _element(context, builder, sig.args[0], args[0], args[1])
+        builder.store(args[2], builder.bitcast(pointer, _VECTOR.as_pointer()), align=4)
+        return context.get_dummy_value()
+
+    matches = _is_flat(array) and value is vector
+    return (types.void(array, types.intp, value), codegen) if matches else None
+
+
+@intrinsic
+def load_strided(typingctx: Any, array: Any, index: Any, stride: Any) -> Any:
+    """array[index + lane*stride] in every lane."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        result = ir.Constant(_VECTOR, ir.Undefined)
+        where = args[1]
+        for lane in range(LANES):
+            pointer = _element(context, builder, sig.args[0], args[0], where)
+            result = builder.insert_element(result, builder.load(pointer), _I32(lane))
+            where = builder.add(where, args[2])
+        return result
+
+    return (vector(array, types.intp, types.intp), codegen) if _is_flat(array) else None
+
+
+@intrinsic
+def store_strided(typingctx: Any, array: Any, index: Any, stride: Any, value: Any) -> Any:
+    """array[index + lane*stride] = the lane's value."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        where = args[1]
+        for lane in range(LANES):
+            pointer = _element(context, builder, sig.args[0], args[0], where)
+            builder.store(builder.extract_element(args[3], _I32(lane)), pointer)
+            where = builder.add(where, args[2])
+        return context.get_dummy_value()
+
+    matches = _is_flat(array) and value is vector
+    return (types.void(array, types.intp, types.intp, value), codegen) if matches else None
+
+
+def _is_vector_tuple(kind: Any) -> bool:
+    return isinstance(kind, types.UniTuple | types.Tuple) and all(
+        item is vector for item in kind.types
+    )
+
+
+def _transpose(builder: Any, rows: list[Any]) -> list[Any]:
+    """16 vectors as rows of a square -> its columns, in four rounds of pairwise shuffles."""
+    step = 1
+    while step < LANES:
+        result = list(rows)
+        for i in range(LANES):
+            if i & step:
+                continue
+            low = [lane - step + LANES if lane & step else lane for lane in range(LANES)]
+            high = [lane + LANES if lane & step else lane + step for lane in range(LANES)]
+            a, b = rows[i], rows[i + step]
+            result[i] = builder.shuffle_vector(a, b, ir.Constant(_INTEGERS, low))
+            result[i + step] = builder.shuffle_vector(a, b, ir.Constant(_INTEGERS, high))
+        rows = result
+        step *= 2
+    return rows
+
+
+@intrinsic
+def load_columns(typingctx: Any, array: Any, index: Any) -> Any:
+    """16 rows of 16 from array[index] on -> tuple of the 16 columns."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        rows = []
+        where = args[1]
+        for _ in range(LANES):
+            pointer = _element(context, builder, sig.args[0], args[0], where)
+            rows.append(builder.load(builder.bitcast(pointer, _VECTOR.as_pointer()), align=4))
+            where = builder.add(where, ir.Constant(where.type, LANES))
+        return context.make_tuple(builder, sig.return_type, _transpose(builder, rows))
+
+    result = types.UniTuple(vector, LANES)
+    return (result(array, types.intp), codegen) if _is_flat(array) else None
+
+
+@intrinsic
+def store_columns(typingctx: Any, array: Any, index: Any, columns: Any) -> Any:
+    """Write 16 columns as 16 rows of 16 from array[index] on."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        where = args[1]
+        for row in _transpose(builder, list(cgutils.unpack_tuple(builder, args[2]))):
+            pointer = _element(context, builder, sig.args[0], args[0], where)
+            builder.store(row, builder.bitcast(pointer, _VECTOR.as_pointer()), align=4)
+            where = builder.add(where, ir.Constant(where.type, LANES))
+        return context.get_dummy_value()
+
+    matches = _is_flat(array) and _is_vector_tuple(columns) and len(columns) == LANES
+    return (types.void(array, types.intp, columns), codegen) if matches else None
+
+
+def _fold(builder: Any, a: Any, b: Any | None, width: int) -> Any:
+    """Halve groups of `width` lanes: first halves of a's groups then b's, plus the second."""
+    groups = LANES // width
+    first = [g * width + i for g in range(groups) for i in range(width // 2)]
+    second = [lane + width // 2 for lane in first]
+    other = a if b is None else b
+    low = first + [LANES + lane for lane in first]
+    high = second + [LANES + lane for lane in second]
+    return builder.fadd(
+        builder.shuffle_vector(a, other, ir.Constant(_INTEGERS, low)),
+        builder.shuffle_vector(a, other, ir.Constant(_INTEGERS, high)),
+    )
+
+
+@intrinsic
+def lane_sums(typingctx: Any, vectors: Any) -> Any:
+    """A tuple of up to 16 vectors -> one vector whose lane i is the sum of the i-th vector.
+
+    All sums are folded together: two shuffles and one addition join two vectors, a third of
+    the work of summing one after the other.
+    """
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        row: list[Any] = list(cgutils.unpack_tuple(builder, args[0]))
+        row += [None] * (LANES - len(row))
+        width = LANES
+        while len(row) > 1:
+            row = [
+                None if row[i] is None else _fold(builder, row[i], row[i + 1], width)
+                for i in range(0, len(row), 2)
+            ]
+            width //= 2
+        return row[0]
+
+    matches = _is_vector_tuple(vectors)
+    return (vector(vectors), codegen) if matches else None
+
+
+@intrinsic
+def fetch_add(typingctx: Any, array: Any, index: Any, amount: Any) -> Any:
+    """Add to an int64 counter that threads share; returns what it held before."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        pointer = _element(context, builder, sig.args[0], args[0], args[1])
+        return builder.atomic_rmw("add", pointer, args[2], "monotonic")
+
+    matches = isinstance(array, types.Array) and array.dtype == types.int64
+    return (types.int64(array, types.intp, types.int64), codegen) if matches else None
+
+
+@intrinsic
+def lowest_bit(typingctx: Any, word: Any) -> Any:
+    """Index of the lowest set bit of a non-zero int64."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.cttz(args[0], ir.Constant(ir.IntType(1), 1))
+
+    return (types.int64(types.int64), codegen) if isinstance(word, types.Integer) else None
