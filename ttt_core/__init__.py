@@ -1,6 +1,6 @@
-"""The reconstructor: tokens, blocks, fast weights, streaming state."""
+"""The reconstructor: tokens, blocks, fast weights, streaming state, and the model that streams."""
 
-from ttt_core.checkpoints import load_checkpoint
+from ttt_core.checkpoints import load_parameters
 from ttt_core.config import ReconstructorConfig
 from ttt_core.errors import (
     CheckpointError,
@@ -21,6 +21,14 @@ from ttt_core.state import (
     load_state,
     save_state,
 )
+from ttt_core.streaming import StreamingConfig, StreamingModel, default_model
+from ttt_core.streaming_state import (
+    StreamingState,
+    load_streaming_state,
+    save_streaming_state,
+)
+from ttt_core.submap import SubmapFrame
+from ttt_core.views import Prediction, ViewBatch
 
 __all__ = [
     "CheckpointError",
@@ -30,6 +38,7 @@ __all__ = [
     "NormalizedPoses",
     "PatchSizeError",
     "PoseError",
+    "Prediction",
     "Reconstruction",
     "Reconstructor",
     "ReconstructorConfig",
@@ -37,9 +46,17 @@ __all__ = [
     "ScanError",
     "ShapeError",
     "StateMismatchError",
+    "StreamingConfig",
+    "StreamingModel",
+    "StreamingState",
+    "SubmapFrame",
+    "ViewBatch",
     "ViewIndexError",
-    "load_checkpoint",
+    "default_model",
+    "load_parameters",
     "load_state",
+    "load_streaming_state",
     "normalize_poses",
     "save_state",
+    "save_streaming_state",
 ]

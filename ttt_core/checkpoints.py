@@ -1,4 +1,4 @@
-"""Loading parameters into a `Reconstructor`: complete or refused."""
+"""Loading parameters into a model: complete or refused."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 
 from ttt_core.errors import CheckpointError
-from ttt_core.reconstructor import Reconstructor
 from ttt_core.state import read_tensors
 
 # training-only parts that released checkpoints may carry beside the model
@@ -19,7 +18,7 @@ _IGNORED_PREFIXES = ("depth_anything.", "perceptual_loss_module.")
 _NAMES_SHOWN = 4
 
 
-def load_checkpoint(model: Reconstructor, path: str | Path) -> None:
+def load_parameters(model: nn.Module, path: str | Path) -> None:
     """Fill `model` from a safetensors file or a released torch checkpoint (dict with key `model`).
 
     Torch files are read with `weights_only=True`: a checkpoint cannot run code. Every parameter

@@ -13,7 +13,7 @@ from ttt_core import (
     CheckpointError,
     ReconstructorState,
     StateMismatchError,
-    load_checkpoint,
+    load_parameters,
     load_state,
     save_state,
 )
@@ -100,7 +100,7 @@ def test_checkpoints_load_whole_or_not_at_all(tmp_path: Path, kind: str) -> None
 
     good = dict(source.state_dict())
     target = tiny_model(seed=2)
-    load_checkpoint(target, write({**good, **extra}))
+    load_parameters(target, write({**good, **extra}))
     assert all(torch.equal(t, good[name]) for name, t in target.state_dict().items())
 
     untouched = tiny_model(seed=3)
@@ -115,7 +115,7 @@ def test_checkpoints_load_whole_or_not_at_all(tmp_path: Path, kind: str) -> None
         (misshapen, "of another shape"),
     ):
         with pytest.raises(CheckpointError, match=match):
-            load_checkpoint(untouched, write(tensors))
+            load_parameters(untouched, write(tensors))
     assert all(torch.equal(t, before[name]) for name, t in untouched.state_dict().items())
 
 
@@ -127,4 +127,4 @@ def test_unreadable_checkpoints_say_so(tmp_path: Path) -> None:
     torch.save({"model": {"x": Path("a")}}, tmp_path / "code.pt")
     for name in ("junk.pt", "junk.safetensors", "other.pt", "code.pt", "absent.pt"):
         with pytest.raises(CheckpointError, match=name):
-            load_checkpoint(model, tmp_path / name)
+            load_parameters(model, tmp_path / name)
