@@ -10,7 +10,7 @@ from torch import Tensor
 
 # Share of a full window's spread that is added to what was found: a fit to a handful of
 # neighbours gives way to "facing the camera".
-_RIDGE = 0.05
+_RIDGE = 0.005
 
 
 def depth_normals(
