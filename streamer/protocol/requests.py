@@ -8,7 +8,7 @@ import msgspec
 
 from streamer.protocol.fields import Floats16, Header, Stamp, UInt
 from streamer.protocol.messages import CameraHeader
-from streamer.protocol.update_headers import ChunkId
+from streamer.protocol.update_headers import ChunkId, StatusHeader
 
 RequestId = int | str
 Have = tuple[ChunkId, UInt, UInt]
@@ -22,6 +22,14 @@ class Request(Header, frozen=True, kw_only=True):
     """Any request; `id` is echoed."""
 
     id: RequestId | None = None
+
+
+class RequestError(Request, frozen=True, kw_only=True):
+    """The answer to a request that cannot be met."""
+
+    KIND: ClassVar[bytes] = b"ERROR"
+    code: str
+    reason: str
 
 
 class SessionsRequest(Request, frozen=True, kw_only=True):
@@ -180,6 +188,13 @@ class KeyframesAnswer(Request, frozen=True, kw_only=True):
 
     KIND: ClassVar[bytes] = b"KEYFRAMES"
     keyframes: list[KeyframeEntry]
+
+
+class StatusAnswer(StatusHeader, frozen=True, kw_only=True, omit_defaults=False):
+    """The session's status, as it is published."""
+
+    KIND: ClassVar[bytes] = b"STATUS"
+    id: RequestId | None = None
 
 
 class OkAnswer(Request, frozen=True, kw_only=True, omit_defaults=False):

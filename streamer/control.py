@@ -1,0 +1,92 @@
+"""How the daemon's processes talk to their supervisor, and how they bind their addresses."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import zmq
+
+from streamer.protocol import Header, Message, ProtocolError, decode, encode
+from streamer.protocol.internal import NeedSession, Ready
+from streamer.protocol.links import Failed
+
+CONTROL, BATCHES, PUBLISH = "control", "batches", "publish"
+"""Names of the sockets in the run folder."""
+
+
+class AddressInUse(ValueError):
+    """An address that cannot be bound; the message names it and the remedy."""
+
+
+def ipc_address(run_dir: Path, name: str) -> str:
+    """Address of one of the daemon's internal sockets."""
+    return f"ipc://{run_dir / name}"
+
+
+def bind(socket: zmq.Socket[bytes], address: str, option: str) -> str:
+    """Bind and return the actual address (``:*`` and ``:0`` take a free port).
+
+    ``option`` is what the user would change, for the message of AddressInUse.
+    """
+    if address.startswith("tcp://") and address.endswith(":0"):
+        address = address[:-1] + "*"
+    try:
+        socket.bind(address)
+    except zmq.ZMQError as error:
+        if error.errno == zmq.EADDRINUSE:
+            reason = "is in use by another program"
+        else:
+            reason = f"cannot be bound ({error.strerror})"
+        raise AddressInUse(
+            f"{option}: {address} {reason}: stop what runs there, or give another address "
+            f"with {option} (a port of * takes a free one)"
+        ) from None
+    return str(socket.getsockopt_string(zmq.LAST_ENDPOINT))
+
+
+class ControlLink:
+    """One process's line to the supervisor. Not thread-safe."""
+
+    def __init__(
+        self, run_dir: Path, process: str, context: zmq.Context[zmq.Socket[bytes]] | None = None
+    ) -> None:
+        self.process = process
+        self.socket = (context or zmq.Context.instance()).socket(zmq.DEALER)
+        self.socket.setsockopt(zmq.IDENTITY, control_identity(process, os.getpid()))
+        self.socket.setsockopt(zmq.LINGER, 500)
+        self.socket.connect(ipc_address(run_dir, CONTROL))
+
+    def ready(self, addresses: dict[str, str] | None = None) -> None:
+        """This process works; ``addresses`` are its public ones as bound, by name."""
+        self._send(Ready(process=self.process, addresses=addresses or {}))
+
+    def failed(self, code: str, reason: str) -> None:
+        """This process gives up, and starting it again would not help."""
+        self._send(Failed(process=self.process, code=code, reason=reason))
+
+    def need_session(self, session: str) -> None:
+        """Ask for a session's process; asking again is harmless."""
+        self._send(NeedSession(session=session))
+
+    def receive(self) -> Message | None:
+        """The next order, or None; what cannot be read is passed over."""
+        while True:
+            try:
+                return decode(self.socket.recv_multipart(zmq.NOBLOCK))
+            except zmq.Again:
+                return None
+            except ProtocolError:
+                continue
+
+    def close(self) -> None:
+        """Hang up; what was said before is still delivered."""
+        self.socket.close()
+
+    def _send(self, header: Header) -> None:
+        self.socket.send_multipart(encode(header))
+
+
+def control_identity(process: str, pid: int) -> bytes:
+    """The name under which the supervisor sees a process."""
+    return f"{process}-{pid}".encode()

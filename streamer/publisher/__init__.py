@@ -1,0 +1,1 @@
+"""The publisher: mirrors what sessions publish, fans it out, answers requests."""

@@ -1,0 +1,296 @@
+"""Requests of readers, answered from the mirrors (wire protocol, section 3)."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from streamer.protocol import Buffer, Message, ProtocolError, decode, encode
+from streamer.protocol.errors import CODES
+from streamer.protocol.links import Control, ControlDone
+from streamer.protocol.requests import (
+    EXPORT_FORMATS,
+    REQUESTS,
+    SNAPSHOT_CODECS,
+    ExportAnswer,
+    ExportRequest,
+    KeyframesAnswer,
+    KeyframesRequest,
+    LocalizeRequest,
+    ManifestAnswer,
+    ManifestRequest,
+    OkAnswer,
+    PauseRequest,
+    RenderAnswer,
+    RenderRequest,
+    Request,
+    RequestError,
+    RequestId,
+    ResetRequest,
+    ResumeRequest,
+    SaveRequest,
+    SessionEntry,
+    SessionRequest,
+    SessionsAnswer,
+    SessionsRequest,
+    SnapshotDone,
+    SnapshotRequest,
+    StatusAnswer,
+    StatusRequest,
+)
+from streamer.publisher.jobs import Answer, Job, Workers, export_ply, render_png
+from streamer.publisher.mirror import SessionMirror
+from streamer.publisher.outbox import Outbox
+from streamer.publisher.table import Differences
+
+logger = logging.getLogger(__name__)
+
+FORWARDED: dict[bytes, str] = {
+    SaveRequest.KIND: "save",
+    ResetRequest.KIND: "reset",
+    PauseRequest.KIND: "pause",
+    ResumeRequest.KIND: "resume",
+}
+FORWARD_TIMEOUT_S = 120.0
+
+SendToSession = Callable[[str, list[Buffer]], bool]
+"""Sends a message to a session's process; False when nobody is there."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Forwarded:
+    reader: bytes
+    kind: bytes
+    id: RequestId | None
+    session: str
+    deadline: float
+
+
+class _Id(msgspec.Struct, frozen=True):
+    id: RequestId | None = None
+
+
+class Answers:
+    """Answers every request with its kind or with an ERROR, never with silence."""
+
+    def __init__(
+        self,
+        mirrors: Mapping[str, SessionMirror],
+        outbox: Outbox,
+        workers: Workers,
+        send_to_session: SendToSession,
+    ) -> None:
+        self._mirrors = mirrors
+        self._outbox = outbox
+        self._workers = workers
+        self._send_to_session = send_to_session
+        self._forwarded: dict[int, _Forwarded] = {}
+        self._numbers = itertools.count(1)
+        self._ignored = 0
+
+    def take(self, reader: bytes, frames: Sequence[Buffer]) -> None:
+        """Answer one request, now or when it is done."""
+        if self._outbox.full(reader):
+            self._ignored += 1
+            if self._ignored & (self._ignored - 1) == 0:
+                logger.warning("%d requests of readers who take no answers", self._ignored)
+            return
+        request_id: RequestId | None = None
+        try:
+            message = decode(frames)
+            request_id = _id_of(message)
+            if message.kind not in REQUESTS:
+                known = ", ".join(kind.decode() for kind in REQUESTS)
+                raise ProtocolError(
+                    "bad_header", f"kind: {message.kind!r} is not a request; known are {known}"
+                )
+            self._answer(reader, message.kind, message.read(REQUESTS[message.kind]))
+        except ProtocolError as error:
+            self._refuse(reader, request_id, error)
+
+    def control_done(self, done: ControlDone) -> None:
+        """A session answered what was forwarded to it."""
+        waiting = self._forwarded.pop(done.id, None)
+        if waiting is None:
+            return
+        if done.ok:
+            answer = encode(OkAnswer(id=waiting.id), kind=waiting.kind)
+            self._outbox.send(waiting.reader, [answer])
+            return
+        code: Any = done.code if done.code in CODES else "internal"
+        reason = done.reason or "the session does not say why"
+        self._refuse(waiting.reader, waiting.id, ProtocolError(code, reason))
+
+    def expire(self) -> None:
+        """Answer for sessions that died or say nothing; call about once a second."""
+        now = time.monotonic()
+        for number, waiting in list(self._forwarded.items()):
+            mirror = self._mirrors.get(waiting.session)
+            if mirror is not None and mirror.lost:
+                reason = f"session {waiting.session} died before it answered: ask again later"
+            elif now > waiting.deadline:
+                reason = f"session {waiting.session} did not answer in {FORWARD_TIMEOUT_S:.0f} s"
+            else:
+                continue
+            del self._forwarded[number]
+            self._refuse(waiting.reader, waiting.id, ProtocolError("busy", reason))
+
+    def _answer(self, reader: bytes, kind: bytes, request: Request) -> None:
+        if isinstance(request, SessionsRequest):
+            self._outbox.send(reader, [self._sessions(request)])
+            return
+        if isinstance(request, LocalizeRequest):
+            raise ProtocolError(
+                "internal", "LOCALIZE: this version of the daemon does not localise yet"
+            )
+        assert isinstance(request, SessionRequest)
+        mirror = self._mirror(request.session)
+        if kind in FORWARDED:
+            self._forward(reader, kind, request)
+        elif isinstance(request, StatusRequest):
+            fields = msgspec.structs.asdict(mirror.current_status())
+            self._outbox.send(reader, [encode(StatusAnswer(**fields, id=request.id))])
+        elif not mirror.synced:
+            raise ProtocolError(
+                "busy", f"session {mirror.name}: its map is on its way here: ask again in a second"
+            )
+        elif isinstance(request, ManifestRequest):
+            answer = ManifestAnswer(
+                id=request.id,
+                epoch=mirror.epoch,
+                seq=mirror.seq,
+                chunks=mirror.table.manifest(),
+            )
+            self._outbox.send(reader, [encode(answer)])
+        elif isinstance(request, SnapshotRequest):
+            self._outbox.send(reader, _snapshot(mirror, request))
+        elif isinstance(request, KeyframesRequest):
+            entries = sorted(mirror.keyframes.values(), key=lambda entry: entry.seq)
+            thumbnails = [mirror.thumbnails[e.seq] for e in entries] if request.thumbnails else []
+            answer_ = KeyframesAnswer(id=request.id, keyframes=entries)
+            self._outbox.send(reader, [encode(answer_, *thumbnails)])
+        elif isinstance(request, ExportRequest):
+            self._export(reader, mirror, request)
+        else:
+            assert isinstance(request, RenderRequest)
+            self._render(reader, mirror, request)
+
+    def _mirror(self, session: str) -> SessionMirror:
+        mirror = self._mirrors.get(session)
+        if mirror is None:
+            known = ", ".join(self._mirrors) or "none yet"
+            raise ProtocolError(
+                "bad_session", f"session: {session!r} is not known here; sessions: {known}"
+            )
+        return mirror
+
+    def _sessions(self, request: SessionsRequest) -> list[Buffer]:
+        entries = [
+            SessionEntry(
+                session=mirror.name,
+                epoch=mirror.epoch,
+                splats=mirror.table.splats,
+                state=mirror.state,
+            )
+            for mirror in self._mirrors.values()
+        ]
+        return encode(SessionsAnswer(id=request.id, sessions=entries))
+
+    def _forward(self, reader: bytes, kind: bytes, request: SessionRequest) -> None:
+        op: Any = FORWARDED[kind]
+        number = next(self._numbers)
+        mirror = self._mirrors[request.session]
+        order = encode(Control(op=op, id=number))
+        if mirror.lost or not self._send_to_session(request.session, order):
+            raise ProtocolError(
+                "busy", f"session {request.session} has no process now: ask again in a second"
+            )
+        self._forwarded[number] = _Forwarded(
+            reader, kind, request.id, request.session, time.monotonic() + FORWARD_TIMEOUT_S
+        )
+
+    def _export(self, reader: bytes, mirror: SessionMirror, request: ExportRequest) -> None:
+        if request.format not in EXPORT_FORMATS:
+            raise ProtocolError(
+                "bad_header",
+                f"format: {request.format!r} is not one of {', '.join(EXPORT_FORMATS)}",
+            )
+        if request.format != "ply":
+            raise ProtocolError(
+                "internal",
+                f"format: {request.format!r} is not written by this version yet: ask for 'ply'",
+            )
+        records = list(mirror.table.chunks.values())
+
+        def job() -> Answer:
+            data = export_ply(records)
+            return encode(ExportAnswer(id=request.id, format="ply"), data)
+
+        self._work(reader, request.id, job)
+
+    def _render(self, reader: bytes, mirror: SessionMirror, request: RenderRequest) -> None:
+        records = list(mirror.table.chunks.values())
+
+        def job() -> Answer:
+            png, alpha = render_png(records, request.c2w, request.camera)
+            return encode(RenderAnswer(id=request.id, alpha_mean=alpha), png)
+
+        self._work(reader, request.id, job)
+
+    def _work(self, reader: bytes, request_id: RequestId | None, job: Job) -> None:
+        def done(result: Answer | ProtocolError) -> None:
+            if isinstance(result, ProtocolError):
+                self._refuse(reader, request_id, result)
+            else:
+                self._outbox.send(reader, [result])
+
+        self._workers.submit(job, done)
+
+    def _refuse(self, reader: bytes, request_id: RequestId | None, error: ProtocolError) -> None:
+        answer = RequestError(code=error.code, reason=error.reason, id=request_id)
+        self._outbox.send(reader, [encode(answer)])
+
+
+def _snapshot(mirror: SessionMirror, request: SnapshotRequest) -> Iterator[list[Buffer]]:
+    """A run of what differs, then its end. Raises ProtocolError for an unusable codec."""
+    if request.codec not in SNAPSHOT_CODECS:
+        raise ProtocolError(
+            "bad_header", f"codec: {request.codec!r} is not one of {', '.join(SNAPSHOT_CODECS)}"
+        )
+    if request.codec == "spz":
+        raise ProtocolError(
+            "internal", "codec: 'spz' is not spoken by this version yet: ask for 'f16' or 'f32'"
+        )
+    have = request.have if request.epoch == mirror.epoch else []
+    # Taken now, sent later: what changes meanwhile comes by the updates after this seq.
+    return _run(mirror.table.differences(have), mirror.name, mirror.epoch, mirror.seq, request)
+
+
+def _run(
+    differences: Differences, session: str, epoch: int, seq: int, request: SnapshotRequest
+) -> Iterator[list[Buffer]]:
+    sent = 0
+    for message in differences.messages(
+        session=session,
+        epoch=epoch,
+        seq=seq,
+        codec=request.codec,
+        max_splats=request.max_splats,
+    ):
+        sent += 1
+        yield message
+    yield encode(SnapshotDone(id=request.id, epoch=epoch, seq=seq, messages=sent, done=True))
+
+
+def _id_of(message: Message) -> RequestId | None:
+    """The id to echo, also where the rest of the header is wrong."""
+    try:
+        return message.read(_Id).id
+    except ProtocolError:
+        return None

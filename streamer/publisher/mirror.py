@@ -1,0 +1,185 @@
+"""What the publisher knows of one session."""
+
+from __future__ import annotations
+
+import enum
+
+import msgspec
+
+from streamer.protocol import Buffer, Header, Message, ProtocolError
+from streamer.protocol.links import (
+    Keyframes,
+    KeyframesMoved,
+    SessionHello,
+    SyncBegin,
+    SyncEnd,
+)
+from streamer.protocol.requests import KeyframeEntry
+from streamer.protocol.update_headers import (
+    COUNTED,
+    StatusHeader,
+    check_version,
+)
+from streamer.publisher.table import ChunkTable
+
+
+class Verdict(enum.Flag):
+    """What is to be done after a message."""
+
+    NOTHING = 0
+    PUBLISH = enum.auto()
+    """It goes to the subscribers as it came."""
+    RESYNC = enum.auto()
+    """Something was missed: the session must send everything."""
+
+
+class _Position(Header, frozen=True, kw_only=True):
+    """The keys by which every counted message is placed."""
+
+    session: str
+    epoch: int
+    seq: int
+
+
+class SessionMirror:
+    """Map, key frames and status of one session, exact at ``seq`` while ``synced``.
+
+    A session's messages come in order; what is missed between (this process started later, or
+    was away) shows as a step in ``seq`` and is repaired by a RESYNC.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.epoch = 0
+        self.seq = 0
+        self.synced = False
+        self.lost = False
+        self.status: StatusHeader | None = None
+        self._begin(0)
+        self.synced = False
+
+    @property
+    def state(self) -> str:
+        """The session's own word, unless it has none or its process is gone."""
+        if self.lost:
+            return "lost"
+        return self.status.state if self.status is not None else "starting"
+
+    def current_status(self) -> StatusHeader:
+        """The last status with what is known better here."""
+        last = self.status or StatusHeader(session=self.name, epoch=self.epoch, seq=self.seq)
+        return msgspec.structs.replace(last, epoch=self.epoch, seq=self.seq, state=self.state)
+
+    def lose(self) -> None:
+        """The session's process died: its last map stays until a new epoch comes."""
+        self.lost = True
+
+    def receive(self, message: Message) -> Verdict:
+        """Take one message of the session.
+
+        Raises ProtocolError for a message that a session would not send.
+        """
+        kind = message.kind
+        if kind == SessionHello.KIND:
+            return self._hello(message.read(SessionHello))
+        if kind in COUNTED:
+            return self._counted(message)
+        if kind == StatusHeader.KIND:
+            return self._status(message.read(StatusHeader))
+        if kind == Keyframes.KIND:
+            self._keyframes(message.read(Keyframes), message.parts)
+        elif kind == KeyframesMoved.KIND:
+            self._keyframes_moved(message.read(KeyframesMoved))
+        elif kind == SyncBegin.KIND:
+            self._clear()
+            self.syncing = True
+        elif kind == SyncEnd.KIND:
+            self._sync_end(message.read(SyncEnd))
+        else:
+            raise ProtocolError("bad_header", f"kind: {kind!r} is nothing that a session says")
+        return Verdict.NOTHING
+
+    def _begin(self, epoch: int) -> None:
+        self.epoch = epoch
+        self.seq = 0
+        # An epoch begins empty, so whoever sees it from its first message has missed nothing.
+        self.synced = True
+        self.syncing = False
+        self.lost = False
+        self.status = None
+        self._clear()
+
+    def _clear(self) -> None:
+        self.table = ChunkTable()
+        self.keyframes: dict[int, KeyframeEntry] = {}
+        self.thumbnails: dict[int, Buffer] = {}
+
+    def _hello(self, hello: SessionHello) -> Verdict:
+        if hello.epoch < self.epoch:
+            return Verdict.NOTHING
+        if hello.epoch > self.epoch:
+            self._begin(hello.epoch)
+        return self._behind(hello.seq)
+
+    def _status(self, status: StatusHeader) -> Verdict:
+        check_version(status.proto)
+        if status.epoch < self.epoch:
+            return Verdict.NOTHING
+        if status.epoch > self.epoch:
+            self._begin(status.epoch)
+        self.status = status
+        return Verdict.PUBLISH | self._behind(status.seq)
+
+    def _behind(self, seq: int) -> Verdict:
+        if self.syncing:
+            return Verdict.NOTHING
+        if seq > self.seq:
+            self.synced = False
+            self.seq = seq
+        return Verdict.NOTHING if self.synced else Verdict.RESYNC
+
+    def _counted(self, message: Message) -> Verdict:
+        place = message.read(_Position)
+        if place.session != self.name:
+            raise ProtocolError("bad_session", f"session: {place.session!r} came from {self.name}")
+        if place.epoch < self.epoch:
+            return Verdict.NOTHING
+        if place.epoch > self.epoch:
+            known = self.epoch > 0
+            self._begin(place.epoch)
+            # Of a session never heard of, key frames may have gone by before.
+            self.synced = known
+        if self.syncing:
+            self.table.apply(message)
+            return Verdict.NOTHING
+        if place.seq <= self.seq:
+            return Verdict.NOTHING
+        missed = place.seq > self.seq + 1
+        self.seq = place.seq
+        if missed:
+            self.synced = False
+        if not self.synced:
+            return Verdict.PUBLISH | (Verdict.RESYNC if missed else Verdict.NOTHING)
+        self.table.apply(message)
+        return Verdict.PUBLISH
+
+    def _keyframes(self, header: Keyframes, thumbnails: tuple[Buffer, ...]) -> None:
+        if len(thumbnails) != len(header.add):
+            raise ProtocolError(
+                "bad_part", f"{len(thumbnails)} thumbnails came with {len(header.add)} key frames"
+            )
+        for entry, thumbnail in zip(header.add, thumbnails, strict=True):
+            self.keyframes[entry.seq] = entry
+            self.thumbnails[entry.seq] = thumbnail
+
+    def _keyframes_moved(self, header: KeyframesMoved) -> None:
+        for seq, pose in header.c2w:
+            held = self.keyframes.get(seq)
+            if held is not None:
+                self.keyframes[seq] = msgspec.structs.replace(held, c2w=pose)
+
+    def _sync_end(self, header: SyncEnd) -> None:
+        if self.syncing:
+            self.syncing = False
+            self.synced = header.seq >= self.seq
+            self.seq = max(self.seq, header.seq)

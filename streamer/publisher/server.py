@@ -1,0 +1,198 @@
+"""The publisher's loop: one thread, four sockets, nothing in it ever waits for a reader."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import zmq
+
+from streamer.config import PublisherConfig
+from streamer.control import PUBLISH, ControlLink, bind, ipc_address
+from streamer.protocol import Buffer, ProtocolError, decode, encode
+from streamer.protocol.internal import SessionStarted
+from streamer.protocol.limits import MAX_INTERNAL_PARTS, MAX_PART_BYTES
+from streamer.protocol.links import ControlDone, Resync, SessionLost
+from streamer.protocol.update_headers import (
+    DAEMON_HEARTBEAT_TOPIC,
+    DaemonHeartbeat,
+    HeartbeatHeader,
+    StatusHeader,
+    topic,
+)
+from streamer.publisher.answers import Answers
+from streamer.publisher.jobs import Workers
+from streamer.publisher.mirror import SessionMirror, Verdict
+from streamer.publisher.outbox import Outbox
+
+logger = logging.getLogger(__name__)
+
+HEARTBEAT_S = 1.0
+RESYNC_S = 3.0
+"""A session that computes may take so long to answer a RESYNC."""
+RETRY_MS = 5
+"""How soon a reader that was full is tried again."""
+BURST = 64
+"""Messages of one socket before the others have their turn."""
+
+
+class Publisher:
+    """Mirrors sessions and serves their readers. Made and run by one thread."""
+
+    def __init__(
+        self,
+        run_dir: Path,
+        updates: str,
+        requests: str,
+        config: PublisherConfig,
+        *,
+        control: ControlLink | None = None,
+        context: zmq.Context[zmq.Socket[bytes]] | None = None,
+    ) -> None:
+        """Binds all addresses; raises AddressInUse."""
+        context = context or zmq.Context.instance()
+        self._control = control
+        self._updates = context.socket(zmq.XPUB)
+        self._updates.setsockopt(zmq.SNDHWM, config.updates_hwm)
+        self._requests = context.socket(zmq.ROUTER)
+        self._requests.setsockopt(zmq.SNDHWM, config.answers_hwm)
+        self._requests.setsockopt(zmq.MAXMSGSIZE, MAX_PART_BYTES)
+        for public in (self._updates, self._requests):
+            public.setsockopt(zmq.LINGER, 0)
+            # A reader whose network went away must not be kept for hours.
+            public.setsockopt(zmq.TCP_KEEPALIVE, 1)
+            public.setsockopt(zmq.TCP_KEEPALIVE_IDLE, 30)
+        self._sessions = context.socket(zmq.ROUTER)
+        self._sessions.setsockopt(zmq.LINGER, 0)
+        self._sessions.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        # A session that starts again has the same name: the new process takes over.
+        self._sessions.setsockopt(zmq.ROUTER_HANDOVER, 1)
+        self.addresses = {
+            "updates": bind(self._updates, updates, "--updates"),
+            "requests": bind(self._requests, requests, "--requests"),
+        }
+        bind(self._sessions, ipc_address(run_dir, PUBLISH), "the run folder")
+        self._mirrors: dict[str, SessionMirror] = {}
+        self._resync_at: dict[str, float] = {}
+        self._workers = Workers()
+        self._outbox = Outbox(self._requests)
+        self._answers = Answers(self._mirrors, self._outbox, self._workers, self._send_to_session)
+
+    def run(self, stopping: Callable[[], bool]) -> None:
+        """Serve until ``stopping()``."""
+        poller = zmq.Poller()
+        for socket in (self._updates, self._requests, self._sessions):
+            poller.register(socket, zmq.POLLIN)
+        poller.register(self._workers.wake_fd, zmq.POLLIN)
+        if self._control is not None:
+            poller.register(self._control.socket, zmq.POLLIN)
+        beat = time.monotonic()
+        while not stopping():
+            ready = dict(poller.poll(RETRY_MS if self._outbox.waiting else 100))
+            if self._control is not None and self._control.socket in ready:
+                self._take_orders()
+            if self._sessions in ready:
+                self._take_sessions()
+            if self._updates in ready:
+                self._take_subscriptions()
+            if self._requests in ready:
+                self._take_requests()
+            if self._workers.wake_fd in ready:
+                self._workers.finish()
+            if time.monotonic() >= beat:
+                self._heartbeat()
+                self._answers.expire()
+                beat = max(beat + HEARTBEAT_S, time.monotonic())
+            self._outbox.pump()
+
+    def close(self) -> None:
+        """Close the sockets; readers see the daemon go."""
+        self._workers.close()
+        for socket in (self._updates, self._requests, self._sessions):
+            socket.close()
+
+    def _take_orders(self) -> None:
+        assert self._control is not None
+        while (message := self._control.receive()) is not None:
+            if message.kind == SessionLost.KIND:
+                self._lose(message.read(SessionLost).session)
+            elif message.kind == SessionStarted.KIND:
+                name = message.read(SessionStarted).session
+                self._mirrors.setdefault(name, SessionMirror(name))
+
+    def _lose(self, name: str) -> None:
+        mirror = self._mirrors.get(name)
+        if mirror is None:
+            return
+        mirror.lose()
+        if mirror.epoch:
+            self._publish(name, StatusHeader.KIND, encode(mirror.current_status()))
+        logger.warning("session %s died: its last map stays until it is back", name)
+
+    def _take_sessions(self) -> None:
+        for _ in range(BURST):
+            try:
+                frames = self._sessions.recv_multipart(zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                return
+            buffers = [frame.buffer for frame in frames]
+            name = bytes(buffers[0]).decode("ascii", "replace")
+            try:
+                self._take_session(name, buffers[1:])
+            except ProtocolError as error:
+                logger.error("session %s: %s", name, error)
+
+    def _take_session(self, name: str, frames: list[memoryview]) -> None:
+        message = decode(frames, max_parts=MAX_INTERNAL_PARTS)
+        if message.kind == ControlDone.KIND:
+            self._answers.control_done(message.read(ControlDone))
+            return
+        mirror = self._mirrors.setdefault(name, SessionMirror(name))
+        verdict = mirror.receive(message)
+        if Verdict.PUBLISH in verdict:
+            self._publish(name, message.kind, list(frames))
+        if Verdict.RESYNC in verdict:
+            self._resync(name)
+
+    def _resync(self, name: str) -> None:
+        now = time.monotonic()
+        if now - self._resync_at.get(name, -RESYNC_S) >= RESYNC_S:
+            self._resync_at[name] = now
+            self._send_to_session(name, encode(Resync()))
+
+    def _send_to_session(self, name: str, message: list[Buffer]) -> bool:
+        try:
+            self._sessions.send_multipart([name.encode(), *message], zmq.NOBLOCK)
+        except zmq.ZMQError as error:
+            if error.errno in (zmq.EHOSTUNREACH, zmq.EAGAIN):
+                return False
+            raise
+        return True
+
+    def _take_subscriptions(self) -> None:
+        # Nothing depends on who listens; unread, the notices would pile up.
+        for _ in range(BURST):
+            try:
+                self._updates.recv(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+
+    def _take_requests(self) -> None:
+        for _ in range(BURST):
+            try:
+                reader, *frames = self._requests.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            self._answers.take(reader, frames)
+
+    def _heartbeat(self) -> None:
+        self._updates.send_multipart([DAEMON_HEARTBEAT_TOPIC, *encode(DaemonHeartbeat())[1:]])
+        for name, mirror in self._mirrors.items():
+            if mirror.epoch:
+                header = HeartbeatHeader(session=name, epoch=mirror.epoch, seq=mirror.seq)
+                self._publish(name, HeartbeatHeader.KIND, encode(header))
+
+    def _publish(self, name: str, kind: bytes, message: list[Buffer] | list[memoryview]) -> None:
+        self._updates.send_multipart([topic(name, kind), *message[1:]], copy=False)

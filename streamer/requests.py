@@ -1,0 +1,286 @@
+"""Questions to a daemon: what it holds, snapshots, pictures, files, and the four orders."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import zmq
+
+from gs_decoder import Have, Update
+from streamer.protocol import Header, Message, ProtocolError, decode, encode
+from streamer.protocol.messages import CameraHeader
+from streamer.protocol.requests import (
+    ExportRequest,
+    KeyframeEntry,
+    KeyframesAnswer,
+    KeyframesRequest,
+    ManifestAnswer,
+    ManifestRequest,
+    PauseRequest,
+    RenderAnswer,
+    RenderRequest,
+    Request,
+    RequestError,
+    ResetRequest,
+    ResumeRequest,
+    SaveRequest,
+    SessionEntry,
+    SessionsAnswer,
+    SessionsRequest,
+    SnapshotDone,
+    SnapshotRequest,
+    StatusAnswer,
+    StatusRequest,
+)
+from streamer.protocol.update_headers import UPDATE_HEADERS
+from streamer.protocol.updates import read_update
+
+DEFAULT_REQUESTS = "tcp://127.0.0.1:5557"
+MAX_ANSWER_PARTS = 1 << 20
+"""A thumbnail per key frame: the daemon is trusted not to flood its reader."""
+
+
+class RequestRefused(ValueError):
+    """The daemon answered with an ERROR.
+
+    Args:
+        code: one of the protocol's codes, for programs.
+        reason: field, value and remedy, for people.
+    """
+
+    def __init__(self, code: str, reason: str) -> None:
+        super().__init__(f"{code}: {reason}")
+        self.code = code
+        self.reason = reason
+
+
+class DaemonSilent(TimeoutError):
+    """The daemon did not answer in time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What brings a reader to the map's state at ``seq`` of ``epoch``."""
+
+    epoch: int
+    seq: int
+    updates: list[Update]
+
+
+@dataclass(frozen=True, slots=True)
+class KeyFrame:
+    """A frame that the map was built from."""
+
+    seq: int
+    stamp_ns: int
+    camera: str
+    chunk: int | None
+    c2w: np.ndarray
+    """(4, 4) float64, the sender's world, OpenCV camera axes."""
+    thumbnail: bytes | None
+    """JPEG, where it was asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A rendered view of a map."""
+
+    png: bytes
+    alpha_mean: float
+    """How much of it the map covers, 0..1."""
+
+    def rgb(self) -> np.ndarray:
+        """(H, W, 3) uint8."""
+        import cv2
+
+        bgr = cv2.imdecode(np.frombuffer(self.png, np.uint8), cv2.IMREAD_COLOR)
+        assert bgr is not None
+        return bgr[..., ::-1].copy()
+
+
+class Requests:
+    """A connection to a daemon's requests address. One thread at a time; a context manager.
+
+    Every method raises RequestRefused where the daemon says no, and DaemonSilent where it says
+    nothing for ``timeout`` seconds.
+    """
+
+    def __init__(
+        self,
+        address: str = DEFAULT_REQUESTS,
+        *,
+        timeout: float = 10.0,
+        context: zmq.Context[zmq.Socket[bytes]] | None = None,
+    ) -> None:
+        self.address = address
+        self.timeout = timeout
+        self._context = context or zmq.Context.instance()
+        self._numbers = itertools.count(1)
+        self._socket = self._connect()
+
+    def sessions(self) -> list[SessionEntry]:
+        """All sessions of the daemon."""
+        return self._ask(SessionsRequest(id=next(self._numbers))).read(SessionsAnswer).sessions
+
+    def manifest(self, session: str) -> ManifestAnswer:
+        """Epoch, seq and (chunk, content, revision, count) of every chunk."""
+        request = ManifestRequest(session=session, id=next(self._numbers))
+        return self._ask(request).read(ManifestAnswer)
+
+    def snapshot(
+        self,
+        session: str,
+        have: Iterable[Have] = (),
+        epoch: int = 0,
+        *,
+        codec: str = "f32",
+        max_splats: int | None = None,
+    ) -> Snapshot:
+        """What differs from ``have`` (of ``epoch``), exact at the seq it names."""
+        request = SnapshotRequest(
+            id=next(self._numbers),
+            session=session,
+            have=list(have),
+            epoch=epoch,
+            codec=codec,
+            max_splats=max_splats,
+        )
+        self._send(request)
+        updates: list[Update] = []
+        while True:
+            message = self._receive()
+            if message.kind in UPDATE_HEADERS:
+                update = read_update(message).update
+                if update is not None:
+                    updates.append(update)
+                continue
+            done = self._checked(message, request).read(SnapshotDone)
+            if done.messages != len(updates):
+                self._reconnect()
+                raise ProtocolError(
+                    "bad_part", f"{len(updates)} messages came of a snapshot of {done.messages}"
+                )
+            return Snapshot(done.epoch, done.seq, updates)
+
+    def keyframes(self, session: str, *, thumbnails: bool = False) -> list[KeyFrame]:
+        """The key frames in order, with their JPEG thumbnails where asked for."""
+        request = KeyframesRequest(id=next(self._numbers), session=session, thumbnails=thumbnails)
+        message = self._ask(request)
+        entries = message.read(KeyframesAnswer).keyframes
+        pictures: Sequence[Any] = message.parts if thumbnails else [None] * len(entries)
+        if len(pictures) != len(entries):
+            raise ProtocolError(
+                "bad_part", f"{len(pictures)} thumbnails came for {len(entries)} key frames"
+            )
+        return [_key_frame(e, p) for e, p in zip(entries, pictures, strict=True)]
+
+    def status(self, session: str) -> StatusAnswer:
+        """The session's counters and state."""
+        request = StatusRequest(session=session, id=next(self._numbers))
+        return self._ask(request).read(StatusAnswer)
+
+    def save(self, session: str) -> None:
+        """Save the session's state into its folder on the daemon's machine."""
+        self._ask(SaveRequest(session=session, id=next(self._numbers)), slow=True)
+
+    def reset(self, session: str) -> None:
+        """Forget the session's map and frames; a new epoch begins."""
+        self._ask(ResetRequest(session=session, id=next(self._numbers)), slow=True)
+
+    def pause(self, session: str) -> None:
+        """Stop changing the map until :meth:`resume`; frames are accepted within the credit."""
+        self._ask(PauseRequest(session=session, id=next(self._numbers)), slow=True)
+
+    def resume(self, session: str) -> None:
+        """Go on after :meth:`pause`."""
+        self._ask(ResumeRequest(session=session, id=next(self._numbers)), slow=True)
+
+    def export(self, session: str, format: str = "ply") -> bytes:
+        """The map as a file's bytes."""
+        request = ExportRequest(session=session, format=format, id=next(self._numbers))
+        return bytes(self._one_part(self._ask(request, slow=True)))
+
+    def render(self, session: str, c2w: npt.ArrayLike, camera: CameraHeader) -> Picture:
+        """The map seen from ``c2w`` (4, 4), OpenCV axes, through a pinhole camera."""
+        pose = np.asarray(c2w, np.float64).reshape(16).tolist()
+        request = RenderRequest(session=session, c2w=pose, camera=camera, id=next(self._numbers))
+        message = self._ask(request, slow=True)
+        alpha = message.read(RenderAnswer).alpha_mean
+        return Picture(bytes(self._one_part(message)), alpha)
+
+    def close(self) -> None:
+        """Disconnect."""
+        self._socket.close()
+
+    def __enter__(self) -> Requests:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _connect(self) -> zmq.Socket[bytes]:
+        socket = self._context.socket(zmq.DEALER)
+        socket.setsockopt(zmq.LINGER, 0)
+        socket.connect(self.address)
+        return socket
+
+    def _reconnect(self) -> None:
+        # What was asked before may still be answered: a new socket never sees it.
+        self._socket.close()
+        self._socket = self._connect()
+
+    def _ask(self, request: Request, *, slow: bool = False) -> Message:
+        self._send(request)
+        return self._checked(self._receive(slow=slow), request)
+
+    def _send(self, request: Header) -> None:
+        self._socket.send_multipart(encode(request))
+
+    def _receive(self, *, slow: bool = False) -> Message:
+        # A first picture waits for the daemon's kernels to compile, a save for a running batch.
+        timeout = self.timeout * (12 if slow else 1)
+        if not self._socket.poll(int(timeout * 1000)):
+            self._reconnect()
+            raise DaemonSilent(
+                f"{self.address} did not answer in {timeout:g} s: is the daemon running?"
+            )
+        return decode(self._socket.recv_multipart(), max_parts=MAX_ANSWER_PARTS)
+
+    def _checked(self, message: Message, request: Request) -> Message:
+        if message.kind == RequestError.KIND:
+            error = message.read(RequestError)
+            raise RequestRefused(error.code, error.reason)
+        if message.kind != request.KIND:
+            self._reconnect()
+            raise ProtocolError(
+                "bad_header", f"{request.KIND!r} was answered with {message.kind!r}"
+            )
+        return message
+
+    @staticmethod
+    def _one_part(message: Message) -> Any:
+        if len(message.parts) != 1:
+            raise ProtocolError("bad_part", f"{len(message.parts)} parts came, expected one")
+        return message.parts[0]
+
+
+def _key_frame(entry: KeyframeEntry, thumbnail: Any) -> KeyFrame:
+    return KeyFrame(
+        seq=entry.seq,
+        stamp_ns=entry.stamp_ns,
+        camera=entry.camera,
+        chunk=entry.chunk,
+        c2w=np.array(entry.c2w, np.float64).reshape(4, 4),
+        thumbnail=None if thumbnail is None else bytes(thumbnail),
+    )
