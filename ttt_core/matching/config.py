@@ -33,7 +33,11 @@ class PriorConfig:
     """Farthest over nearest plane, at most."""
 
     known_coverage: float = 0.7
-    """Share of pixels that sensor or map must know for triangulation to be left out."""
+    """Share of a view that must be known (map, sensor, earlier views) to leave triangulation out."""
+    point_step: int = 8
+    """Every so many pixels of a known depth picture become a point that ranges are taken from."""
+    point_confidence: float = 0.6
+    """Confidence from which the depth of earlier views counts as known."""
     triangulation_views: int = 6
     """Views that each view is triangulated with, at most."""
 

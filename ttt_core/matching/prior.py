@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from weakref import WeakKeyDictionary
 
 import numba
 import numpy as np
@@ -18,12 +18,12 @@ from ttt_core.matching.consistency import compare_depths
 from ttt_core.matching.depth_range import coverage, depth_range, known_depths
 from ttt_core.matching.fill import fill_unconfident
 from ttt_core.matching.geometry import plane_depths, relative
+from ttt_core.matching.points import seen_points, surface_points
 from ttt_core.matching.sgm import aggregate
 from ttt_core.matching.sources import choose_sources
 from ttt_core.matching.sweep import NEUTRAL_COST, sweep_cost
 from ttt_core.matching.triangulate import (
     Features,
-    depths_in_view,
     detect_features,
     nearest_in_pose,
     triangulate_pair,
@@ -60,7 +60,7 @@ class MatchingPrior:
 
     def __init__(self, config: PriorConfig | None = None) -> None:
         self.config = config or PriorConfig()
-        self._features: WeakKeyDictionary[PosedImage, Features] = WeakKeyDictionary()
+        self._features: dict[int, Features] = {}
 
     def predict(
         self,
@@ -79,9 +79,18 @@ class MatchingPrior:
         sensor = _checked("sensor_depth", sensor_depth, views)
         rendered = _checked("map_depth", map_depth, views)
         everybody = [*views, *earlier]
-        points = self._triangulate(views, everybody, sensor, rendered)
+        known = self._known_points(views, earlier, sensor)
+        sparse = self._triangulate(views, everybody, rendered, known)
+        known_depth = [
+            [
+                known_depths(rendered[i]),
+                seen_points(view, known).depths,
+                seen_points(view, sparse).depths,
+            ]
+            for i, view in enumerate(views)
+        ]
         matched = self._each(
-            lambda i: self._match(views[i], everybody, sensor[i], rendered[i], points), len(views)
+            lambda i: self._match(views[i], everybody, sensor[i], known_depth[i]), len(views)
         )
         return self._each(lambda i: self._conclude(i, views, earlier, matched), len(views))
 
@@ -104,19 +113,38 @@ class MatchingPrior:
         with ThreadPoolExecutor(min(threads, count)) as pool:
             return list(pool.map(work, range(count)))
 
+    def _known_points(
+        self,
+        views: Sequence[PosedImage],
+        earlier: Sequence[PosedImage],
+        sensor: Sequence[DepthPicture],
+    ) -> NDArray[np.float64]:
+        """(n,3) world points from sensor depth and from confident depth of earlier views."""
+        cfg = self.config
+        found = [np.zeros((0, 3))]
+        for view, depth in zip(views, sensor, strict=True):
+            if depth is not None:
+                found.append(surface_points(view, depth, _present(depth), cfg.point_step))
+        for view in earlier:
+            if view.depth is not None and view.confidence is not None:
+                trusted = _present(view.depth) & (view.confidence > cfg.point_confidence)
+                found.append(surface_points(view, view.depth, trusted, cfg.point_step))
+        return np.concatenate(found)
+
     def _triangulate(
         self,
         views: Sequence[PosedImage],
         everybody: Sequence[PosedImage],
-        sensor: Sequence[DepthPicture],
         rendered: Sequence[DepthPicture],
+        known: NDArray[np.float64],
     ) -> NDArray[np.float64]:
         """(n,3) world points shared by the views whose content nothing else tells the depth of."""
         cfg = self.config
         found = [np.zeros((0, 3))]
         done: set[frozenset[int]] = set()
-        for view, sensed, known in zip(views, sensor, rendered, strict=True):
-            if max(coverage(sensed), coverage(known)) >= cfg.known_coverage:
+        for view, picture in zip(views, rendered, strict=True):
+            covered = max(coverage(picture), seen_points(view, known).coverage)
+            if covered >= cfg.known_coverage:
                 continue
             for other in nearest_in_pose(view, everybody, cfg.triangulation_views):
                 pair = frozenset((id(view), id(other)))
@@ -128,22 +156,24 @@ class MatchingPrior:
         return np.concatenate(found)
 
     def _described(self, view: PosedImage) -> Features:
-        features = self._features.get(view)
-        if features is None:
-            features = self._features[view] = detect_features(view)
-        return features
+        # By the picture, not the view: the caller's view of an earlier key frame is a new object
+        # once it holds a depth, and another one when its pose was corrected.
+        number = id(view.gray)
+        kept = self._features.get(number)
+        if kept is None:
+            kept = self._features[number] = detect_features(view)
+            weakref.finalize(view.gray, self._features.pop, number, None)
+        return kept
 
     def _match(
         self,
         view: PosedImage,
         everybody: Sequence[PosedImage],
         sensor: DepthPicture,
-        rendered: DepthPicture,
-        points: NDArray[np.float64],
+        known: Sequence[NDArray[np.float64]],
     ) -> _Matched:
         cfg = self.config
         others = [other for other in everybody if other is not view]
-        known = [known_depths(sensor), known_depths(rendered), depths_in_view(view, points)]
         near, far, content = depth_range(view, known, others, cfg)
         sources = choose_sources(view, others, content, cfg)
         height, width = view.gray.shape
@@ -182,7 +212,7 @@ class MatchingPrior:
         trust = mass * support
         sensed = np.zeros((height, width), np.bool_)
         if sensor is not None:
-            sensed = np.isfinite(sensor) & (sensor > 0)
+            sensed = _present(sensor)
             depth[sensed] = sensor[sensed]
             trust[sensed] = cfg.sensor_confidence
         if view.valid is not None:
@@ -265,6 +295,10 @@ def _checked(
                 f"{name} of view {view.key} is {picture.shape}: give {view.gray.shape}, as its gray"
             )
     return list(pictures)
+
+
+def _present(depth: NDArray[np.float32]) -> NDArray[np.bool_]:
+    return np.isfinite(depth) & (depth > 0)
 
 
 def _masked(view: PosedImage) -> NDArray[np.float32]:

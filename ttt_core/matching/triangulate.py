@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from ttt_core.matching.geometry import relative
 from ttt_core.matching.views import PosedImage
 
-_MAX_FEATURES = 400
+_MAX_FEATURES = 300
 _RATIO = 0.8
 _EPIPOLAR_TOLERANCE = 1.5
 _LEAST_PARALLAX = 1.5
@@ -43,6 +44,38 @@ def detect_features(view: PosedImage) -> Features:
     return Features(pixels, descriptors.astype(np.float32))
 
 
+@numba.njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
+def _most_similar(
+    a: NDArray[np.float32],
+    b: NDArray[np.float32],
+    forward: NDArray[np.int64],
+    backward: NDArray[np.int64],
+    best: NDArray[np.float32],
+    second: NDArray[np.float32],
+) -> None:
+    """Nearest row of `b` for every row of `a`, with its similarity and the next one's, and back.
+
+    A BLAS product does the same, but wakes threads that cost more than the work.
+    """
+    best_back = np.full(b.shape[0], np.float32(-2.0))
+    for i in range(a.shape[0]):
+        best[i] = np.float32(-2.0)
+        second[i] = np.float32(-2.0)
+        for j in range(b.shape[0]):
+            similarity = np.float32(0.0)
+            for k in range(a.shape[1]):
+                similarity += a[i, k] * b[j, k]
+            if similarity > best[i]:
+                second[i] = best[i]
+                best[i] = similarity
+                forward[i] = j
+            elif similarity > second[i]:
+                second[i] = similarity
+            if similarity > best_back[j]:
+                best_back[j] = similarity
+                backward[j] = i
+
+
 def triangulate_pair(
     view: PosedImage, features: Features, other: PosedImage, other_features: Features
 ) -> NDArray[np.float64]:
@@ -50,15 +83,13 @@ def triangulate_pair(
     none = np.zeros((0, 3))
     if len(features.pixels) < 2 or len(other_features.pixels) < 2:
         return none
-    similarity = features.descriptors @ other_features.descriptors.T
-    forward = similarity.argmax(1)
-    backward = similarity.argmax(0)
-    index = np.arange(len(forward))
-    best = similarity[index, forward]
-    similarity[index, forward] = -1.0
-    second = similarity.max(1)
+    count = len(features.pixels)
+    forward, backward = np.empty(count, np.int64), np.empty(len(other_features.pixels), np.int64)
+    best, second = np.empty(count, np.float32), np.empty(count, np.float32)
+    _most_similar(features.descriptors, other_features.descriptors, forward, backward, best, second)
     # Squared distances of unit vectors are 2 - 2 * similarity.
-    good = (backward[forward] == index) & (1.0 - best < _RATIO**2 * (1.0 - second))
+    mutual = backward[forward] == np.arange(count)
+    good = mutual & (1.0 - best < _RATIO**2 * (1.0 - second))
     if not good.any():
         return none
     a = features.pixels[good]
@@ -101,13 +132,3 @@ def nearest_in_pose(
             turned.append((angle, candidate.key, candidate))
     turned.sort(key=lambda item: item[:2])
     return [candidate for _, _, candidate in turned[:count]]
-
-
-def depths_in_view(view: PosedImage, points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(n,) depths of the world `points` (m,3) that fall inside `view`."""
-    local = (points - view.center) @ view.c2w[:3, :3]
-    local = local[local[:, 2] > 0]
-    pixels = local @ view.K.T
-    height, width = view.gray.shape
-    u, v = pixels[:, 0] / pixels[:, 2], pixels[:, 1] / pixels[:, 2]
-    return local[(u >= 0) & (u < width) & (v >= 0) & (v < height), 2]
