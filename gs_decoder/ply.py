@@ -85,7 +85,7 @@ def encode_ply(splats: Splats, *, offset: npt.ArrayLike | None = None) -> bytes:
         fields["means"],
         np.zeros((splats.count, 3)),
         sh[:, 0],
-        sh[:, 1:].transpose(0, 2, 1).reshape(splats.count, -1),
+        sh[:, 1:].transpose(0, 2, 1).reshape(splats.count, 3 * (sh.shape[1] - 1)),
         np.log(opacities / (1.0 - opacities))[:, None],
         np.log(np.maximum(fields["scales"], _MIN_SCALE)),
         quats,
@@ -131,7 +131,7 @@ def decode_ply(data: bytes, *, source: str = "the PLY data") -> PlyContent:
         stored = {name: value.astype(np.float32) for name, value in fields.items()}
     finite = np.ones(len(table), dtype=bool)
     for value in stored.values():
-        finite &= np.isfinite(value.reshape(len(table), -1)).all(axis=1)
+        finite &= np.isfinite(value).all(axis=tuple(range(1, value.ndim)))
     offset = np.zeros(3) if header.offset is None else np.array(header.offset)
     return PlyContent(
         Splats.from_numpy({name: value[finite] for name, value in stored.items()}), offset
@@ -194,7 +194,7 @@ def _sh(header: PlyHeader, dc: np.ndarray, table: np.ndarray, source: str) -> np
         return dc[:, None]
     values = np.stack([table[name] for name in rest], -1).astype(np.float64)
     return np.concatenate(
-        [dc[:, None], values.reshape(len(table), 3, -1).transpose(0, 2, 1)], axis=1
+        [dc[:, None], values.reshape(len(table), 3, len(rest) // 3).transpose(0, 2, 1)], axis=1
     )
 
 
