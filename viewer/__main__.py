@@ -1,0 +1,33 @@
+"""``python -m viewer``: the live page of a daemon, here or on another machine."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+
+import tyro
+
+from viewer.app import App
+from viewer.config import ViewerConfig
+from viewer.page import address
+
+
+def main() -> int:
+    """Serve the page until SIGINT or SIGTERM; prints a line with its address when it is up."""
+    logging.basicConfig(level=logging.INFO, format="viewer: %(message)s", stream=sys.stderr)
+    logging.getLogger("websockets").setLevel(logging.WARNING)
+    try:
+        app = App(tyro.cli(ViewerConfig, description=__doc__))
+    except ValueError as error:
+        print(f"viewer: {error}", file=sys.stderr)
+        return 2
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, lambda *_: app.stop())
+    print(f"page {address(app.server)}", flush=True)
+    app.run()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,57 @@
+"""The web server of the page, set up as a local tool and not as a public demo."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import socket
+
+import viser
+from viser import _messages
+
+TITLE = "splatstream"
+
+_log = logging.getLogger(__name__)
+
+
+class PageError(ValueError):
+    """The page cannot be served where it was asked to be."""
+
+
+def open_page(host: str, port: int) -> viser.ViserServer:
+    """Serve the page; where `port` is taken, on the next free one, which is said in the log.
+
+    Raises:
+        PageError: `host` is no address of this machine.
+    """
+    _check_host(host)
+    # viser prints a box with its own name and addresses on standard output.
+    with contextlib.redirect_stdout(io.StringIO()):
+        server = viser.ViserServer(host=host, port=port, label=TITLE, verbose=False)
+    if port not in (0, server.get_port()):
+        _log.warning("port %d is taken: the page is on port %d", port, server.get_port())
+    server.gui.configure_theme(
+        dark_mode=True, show_logo=False, show_share_button=False, control_width="medium"
+    )
+    # The tab's title is fixed in viser's page, and it has no call for it.
+    server.gui._websock_interface.queue_message(
+        _messages.RunJavascriptMessage(source=f'document.title = "{TITLE}";')
+    )
+    return server
+
+
+def address(server: viser.ViserServer) -> str:
+    """The page's address as a person on this machine types it."""
+    host = server.get_host()
+    return f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{server.get_port()}"
+
+
+def _check_host(host: str) -> None:
+    """viser's server thread would die of a wrong address and its constructor wait for ever."""
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            probe.bind((host, 0))
+    except OSError as error:
+        raise PageError(f"host is {host!r}: {error.strerror}; give an address of this machine") \
+            from None
