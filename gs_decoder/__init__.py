@@ -32,10 +32,19 @@ from gs_decoder.updates import ChunkUpdate, DropUpdate, Have, MoveUpdate, ResetU
 from gs_decoder.world import to_world, world_origin
 
 if TYPE_CHECKING:
-    from gs_decoder.raster import NumbaRasterizer, Render, rasterize
+    from gs_decoder.raster import (
+        NumbaRasterizer,
+        RasterBackendError,
+        RasterError,
+        Render,
+        rasterize,
+    )
 
 # numba takes a second to import: whoever only mirrors a map should not wait for it.
-_LAZY = dict.fromkeys(("NumbaRasterizer", "Render", "rasterize"), "gs_decoder.raster")
+_LAZY = dict.fromkeys(
+    ("NumbaRasterizer", "RasterBackendError", "RasterError", "Render", "rasterize"),
+    "gs_decoder.raster",
+)
 
 
 def __getattr__(name: str) -> object:
@@ -50,6 +59,8 @@ __all__ = [
     "InvalidPly",
     "NumbaRasterizer",
     "PlyContent",
+    "RasterBackendError",
+    "RasterError",
     "Render",
     "decode_ply",
     "decode_splats",
