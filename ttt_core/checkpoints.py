@@ -8,10 +8,10 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ttt_core.errors import CheckpointError
-from ttt_core.state import read_tensors
 
 # training-only parts that released checkpoints may carry beside the model
 _IGNORED_PREFIXES = ("depth_anything.", "perceptual_loss_module.")
@@ -56,7 +56,7 @@ def load_parameters(model: nn.Module, path: str | Path) -> None:
 def _read(path: Path) -> Mapping[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
-            return read_tensors(path)
+            return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, SafetensorError, pickle.UnpicklingError) as error:
         raise CheckpointError(

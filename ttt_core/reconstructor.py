@@ -39,8 +39,8 @@ class Reconstruction:
 
     raw: Tensor  # (B, N, C): depth 3, SH 3(s+1)^2 (rgb fastest), scale 3, rotation 4, opacity 1
     fast_weights: tuple[FastWeights, ...]  # one (w0, w1, w2) a layer, as they stand after the pass
-    ray_origins: Tensor  # (B, N, 3)
-    ray_directions: Tensor  # (B, N, 3), unit length
+    ray_origins: Tensor  # (B, N, 3), dtype as `raw`; computed in the poses' precision
+    ray_directions: Tensor  # (B, N, 3), unit length, as above
 
 
 class Reconstructor(nn.Module):
@@ -171,9 +171,7 @@ class Reconstructor(nn.Module):
         # bfloat16 leaves 145 depth levels: the decoder does not follow autocast
         with torch.autocast(x.device.type, enabled=False):
             raw = self.decoder(self._cast(x)).unflatten(-1, (-1, self.config.splat_channels))
-        directions, origins = (
-            splat_order(t, self.config.patch_size) for t in (rays.directions, rays.origins)
-        )
+        origins, directions = (self._cast(splat_order(t, self.config.patch_size)) for t in rays)
         output = Reconstruction(
             raw=raw.flatten(1, 2),
             fast_weights=tuple(layer.weights for layer in layers),

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -129,9 +130,19 @@ def write_tensors(tensors: Mapping[str, Tensor], path: str | Path) -> None:
     os.replace(aside, path)
 
 
-def read_tensors(path: str | Path, device: str | torch.device = "cpu") -> dict[str, Tensor]:
-    """Read what `write_tensors` wrote."""
-    return load_file(path, device=str(device))
+def read_state_tensors(path: str | Path, device: str | torch.device = "cpu") -> dict[str, Tensor]:
+    """Read what `write_tensors` wrote.
+
+    Raises:
+        StateMismatchError: the file is no safetensors file, or it was cut.
+    """
+    try:
+        return load_file(path, device=str(device))
+    except SafetensorError as error:
+        raise StateMismatchError(
+            f"state file {path} is no whole safetensors file ({error}): restore it from a copy or "
+            "start from an initial state"
+        ) from error
 
 
 def save_state(state: ReconstructorState, path: str | Path) -> None:
@@ -143,6 +154,6 @@ def load_state(path: str | Path, device: str | torch.device = "cpu") -> Reconstr
     """Read a state that `save_state` wrote.
 
     Raises:
-        StateMismatchError: the file holds something else.
+        StateMismatchError: the file is damaged or holds something else.
     """
-    return ReconstructorState.from_tensors(read_tensors(path, device))
+    return ReconstructorState.from_tensors(read_state_tensors(path, device))

@@ -14,7 +14,7 @@ from torch import Tensor
 from ttt_core.errors import StateMismatchError
 from ttt_core.kept_views import move_views
 from ttt_core.matching import PosedImage
-from ttt_core.state import ReconstructorState, read_tensors, write_tensors
+from ttt_core.state import ReconstructorState, read_state_tensors, write_tensors
 from ttt_core.submap import SubmapFrame
 
 _MEMORY, _FRAME, _VIEW = "memory.", "frame.", "view."
@@ -124,6 +124,6 @@ def load_streaming_state(path: str | Path) -> StreamingState:
     """Read a state that `save_streaming_state` wrote.
 
     Raises:
-        StateMismatchError: the file holds something else.
+        StateMismatchError: the file is damaged or holds something else.
     """
-    return StreamingState.from_tensors(read_tensors(path))
+    return StreamingState.from_tensors(read_state_tensors(path))

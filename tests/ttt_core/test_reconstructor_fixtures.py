@@ -50,6 +50,19 @@ def test_float32_reconstruction(fixture_file, name: str) -> None:
     torch.testing.assert_close(output.raw, case.tensors["f32/raw"], rtol=0, atol=RAW_TOLERANCE)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a working CUDA device")
+@pytest.mark.parametrize("name", NAMES)
+def test_float32_reconstruction_on_a_gpu(fixture_file, name: str) -> None:
+    case = load_case(fixture_file(f"tttlrm/{name}.safetensors"))
+    case.model.cuda()
+    case.tensors = {key: t.cuda() for key, t in case.tensors.items()}
+    output = reconstruct(case)
+    torch.testing.assert_close(output.raw, case.tensors["f32/raw"], rtol=0, atol=RAW_TOLERANCE)
+    for index, ours in enumerate(output.fast_weights):
+        assert max_difference(ours, case.fast_weights("f32", index)) < FAST_WEIGHT_TOLERANCE
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_bfloat16_newton_schulz_stays_near_the_released_run(fixture_file, name: str) -> None:
     path = fixture_file(f"tttlrm/{name}.safetensors")

@@ -69,6 +69,14 @@ def test_damaged_states_are_refused() -> None:
         ReconstructorState.from_tensors(whole_layer)
 
 
+def test_cut_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "state.safetensors"
+    save_state(tiny_model().initial_state(1), path)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(StateMismatchError, match=r"state\.safetensors"):
+        load_state(path)
+
+
 def test_state_of_another_model_is_refused() -> None:
     model, inputs = tiny_model(), random_views(1)
     for other, batch, match in (

@@ -211,6 +211,17 @@ def test_autocast_keeps_geometry_rates_and_memory_in_float32() -> None:
 
 
 @torch.no_grad()
+def test_double_poses_fit_a_float32_model() -> None:
+    """`normalize_poses` returns float64: rays are computed in it and handed out in the model's."""
+    model, (image, fxfycxcy, c2w) = tiny_model(), random_views(2)
+    output = model.reconstruct(image, fxfycxcy, c2w.double())
+    assert output.raw.dtype == output.ray_origins.dtype == output.ray_directions.dtype
+    assert output.raw.dtype == torch.float32
+    single = model.reconstruct(image, fxfycxcy, c2w)
+    torch.testing.assert_close(output.raw, single.raw, rtol=0, atol=5e-4)
+
+
+@torch.no_grad()
 def test_qk_norm_eps_is_used() -> None:
     inputs = random_views(2)
     first = tiny_model(qk_norm_eps=1.1920929e-7).reconstruct(*inputs)

@@ -353,6 +353,19 @@ def test_weights_load_whole_or_not_at_all(tmp_path: Path) -> None:
         default_model(tmp_path / "p.safetensors")
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a working CUDA device")
+def test_network_on_a_gpu_carries_the_same_memory() -> None:
+    batch = batches(1)[0]
+    states = [
+        (model := default_model(device=device)).stream(model.initial_state(), batch)[0]
+        for device in ("cpu", "cuda")
+    ]
+    ours, theirs = (state.memory.layers[0].weights for state in states)
+    assert theirs.w0.is_cuda
+    torch.testing.assert_close(ours.w0, theirs.w0.cpu(), rtol=0, atol=1e-3)
+
+
 def test_state_of_another_model_is_refused(model: StreamingModel) -> None:
     other = StreamingModel(StreamingConfig(layers=2))
     batch = batches(1)[0]
