@@ -1,0 +1,367 @@
+"""The publisher's requests: exact snapshots, clear errors, and readers that hold nobody up."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgpack
+import numpy as np
+import pytest
+import zmq
+from map_strategies import random_similarity
+from publisher_helpers import Feed, running_publisher, serving, wait_for
+
+from gs_decoder import MapMirror, decode_ply
+from streamer.addresses import DaemonNotFound, find_daemon
+from streamer.config import PublisherConfig
+from streamer.protocol.messages import CameraHeader
+from streamer.protocol.requests import KeyframeEntry
+from streamer.requests import DaemonSilent, RequestRefused, Requests
+from streamer.subscriber import Subscriber
+
+
+@pytest.fixture
+def feed(tmp_path: Path) -> Iterator[Feed]:
+    feed = Feed(tmp_path, "kitchen", epoch=4)
+    yield feed
+    feed.close()
+
+
+@pytest.fixture
+def addresses(tmp_path: Path) -> Iterator[dict[str, str]]:
+    with running_publisher(tmp_path) as addresses:
+        yield addresses
+
+
+@pytest.fixture
+def requests(addresses: dict[str, str]) -> Iterator[Requests]:
+    with Requests(addresses["requests"]) as requests:
+        yield requests
+
+
+def heard(requests: Requests, feed: Feed) -> None:
+    def there() -> bool:
+        feed.serve()
+        try:
+            return requests.manifest(feed.name).seq == feed.seq
+        except RequestRefused as error:
+            assert error.code in ("busy", "bad_session")
+            return False
+
+    wait_for(there, "the publisher to hold what the session said")
+
+
+def test_sessions_manifest_and_status(feed: Feed, requests: Requests) -> None:
+    assert requests.sessions() == [] or requests.sessions()[0].session == "kitchen"
+    for seed in (1, 2, 3):
+        feed.perform(("add", seed, 10 * seed))
+    feed.say_status(frames_in=9, frames_done=7, frames_waiting=2, splats=60, state="running")
+    heard(requests, feed)
+    wait_for(lambda: requests.sessions()[0].state == "running", "the status to arrive")
+    (entry,) = requests.sessions()
+    assert (entry.session, entry.epoch, entry.splats) == ("kitchen", 4, 60)
+    manifest = requests.manifest("kitchen")
+    assert (manifest.epoch, manifest.seq) == (4, 3)
+    assert sorted(manifest.chunks) == sorted(feed.map.manifest())
+    status = requests.status("kitchen")
+    assert (status.frames_in, status.frames_done, status.frames_waiting) == (9, 7, 2)
+    assert status.state == "running"
+
+
+def test_a_snapshot_brings_only_what_differs(feed: Feed, requests: Requests) -> None:
+    for seed in range(6):
+        feed.perform(("add", seed, 10))
+    heard(requests, feed)
+    mirror = MapMirror()
+    first = requests.snapshot("kitchen")
+    assert (first.epoch, first.seq, len(first.updates)) == (4, 6, 6)
+    for update in first.updates:
+        mirror.apply(update)
+    assert mirror.equals(feed.map)
+
+    ids = sorted(feed.map.chunks)
+    feed.map.drop([ids[0]])
+    feed.map.move({ids[1]: random_similarity(77), ids[2]: random_similarity(78)})
+    feed.publish()
+    feed.perform(("replace", 3 + 5 * 7, 4))
+    heard(requests, feed)
+    second = requests.snapshot("kitchen", mirror.have(), 4)
+    assert 2 <= len(second.updates) <= 3
+    for update in second.updates:
+        mirror.apply(update)
+    assert mirror.equals(feed.map)
+    assert requests.snapshot("kitchen", mirror.have(), 4).updates == []
+    # What one has of another epoch says nothing about this one.
+    assert len(requests.snapshot("kitchen", mirror.have(), 3).updates) == 5
+
+
+def test_key_frames_with_and_without_thumbnails(feed: Feed, requests: Requests) -> None:
+    entries = [
+        KeyframeEntry(
+            seq=seq,
+            stamp_ns=1_700_000_000_000_000_000 + seq,
+            camera="front",
+            chunk=seq,
+            c2w=random_similarity(seq).reshape(-1).tolist(),
+        )
+        for seq in (8, 3, 5)
+    ]
+    for entry in entries:
+        feed.add_keyframe(entry)
+    feed.perform(("add", 1, 3))
+    heard(requests, feed)
+    plain = requests.keyframes("kitchen")
+    assert [k.seq for k in plain] == [3, 5, 8]
+    assert all(k.thumbnail is None for k in plain)
+    assert np.array_equal(plain[0].c2w, random_similarity(3))
+    pictured = requests.keyframes("kitchen", thumbnails=True)
+    assert [k.thumbnail for k in pictured] == [b"jpeg 3", b"jpeg 5", b"jpeg 8"]
+
+
+def test_orders_go_to_the_session_and_its_answer_comes_back(feed: Feed, requests: Requests) -> None:
+    heard(requests, feed)
+    with serving(feed):
+        requests.save("kitchen")
+        requests.pause("kitchen")
+        requests.resume("kitchen")
+        with pytest.raises(RequestRefused, match="not now") as refused:
+            requests.reset("kitchen")
+    assert refused.value.code == "busy"
+    assert feed.orders == ["save", "pause", "resume", "reset"]
+
+
+def test_export_is_the_map(feed: Feed, requests: Requests) -> None:
+    for seed in (5, 6):
+        feed.perform(("add", seed, 50))
+    heard(requests, feed)
+    content = decode_ply(requests.export("kitchen"))
+    expected = feed.map.splats_world()
+    got = content.splats.means.numpy() + content.offset
+    assert np.allclose(got, expected.means.numpy(), atol=1e-4)
+    assert content.splats.sh_degree == expected.sh_degree
+
+
+def test_render_shows_the_map(feed: Feed, requests: Requests) -> None:
+    feed.perform(("add", 5, 3000))
+    heard(requests, feed)
+    centre = feed.map.splats_world().means.numpy().astype(np.float64).mean(0)
+    c2w = np.eye(4)
+    c2w[:3, 3] = centre - (0, 0, 12)
+    camera = CameraHeader(model="PINHOLE", width=64, height=48, params=[60.0, 60.0, 32.0, 24.0])
+    picture = requests.render("kitchen", c2w, camera)
+    assert picture.rgb().shape == (48, 64, 3)
+    assert 0.05 < picture.alpha_mean <= 1
+    assert picture.rgb().std() > 5
+    away = c2w.copy()
+    away[:3, 3] -= (0, 0, 1e4)
+    away[:3, :3] = np.diag([-1.0, 1.0, -1.0])
+    empty = requests.render("kitchen", away, camera)
+    assert empty.alpha_mean == 0
+    assert empty.rgb().max() == 0
+
+
+PINHOLE = {"model": "PINHOLE", "width": 32, "height": 24, "params": [20.0, 20.0, 16.0, 12.0]}
+POSE = np.eye(4).reshape(-1).tolist()
+
+
+@pytest.mark.parametrize(
+    ("kind", "header", "code", "words"),
+    [
+        (b"SNAPSHOT", {"session": "attic", "have": [], "epoch": 0}, "bad_session", "attic"),
+        (b"SNAPSHOT", {"session": "kitchen", "epoch": 0}, "bad_header", "have"),
+        (b"SNAPSHOT", {"have": [], "epoch": 0}, "bad_header", "session"),
+        (
+            b"SNAPSHOT",
+            {"session": "kitchen", "have": [], "epoch": 0, "codec": "spz"},
+            "internal",
+            "spz",
+        ),
+        (
+            b"SNAPSHOT",
+            {"session": "kitchen", "have": [], "epoch": 0, "codec": "zip"},
+            "bad_header",
+            "zip",
+        ),
+        (
+            b"SNAPSHOT",
+            {"session": "kitchen", "have": [[1, 2]], "epoch": 0},
+            "bad_header",
+            "have",
+        ),
+        (
+            b"SNAPSHOT",
+            {"session": "kitchen", "have": [], "epoch": 0, "max_splats": -1},
+            "bad_header",
+            "max_splats",
+        ),
+        (b"EXPORT", {"session": "kitchen", "format": "glb"}, "internal", "glb"),
+        (b"EXPORT", {"session": "kitchen", "format": "exe"}, "bad_header", "exe"),
+        (b"LOCALIZE", {"session": "kitchen"}, "internal", "LOCALIZE"),
+        (b"NONSENSE", {}, "bad_header", "NONSENSE"),
+        (
+            b"RENDER",
+            {"session": "kitchen", "c2w": [1.0] * 15, "camera": PINHOLE},
+            "bad_header",
+            "c2w",
+        ),
+        (
+            b"RENDER",
+            {"session": "kitchen", "c2w": [1.0] * 16, "camera": PINHOLE},
+            "bad_pose",
+            "c2w",
+        ),
+        (
+            b"RENDER",
+            {"session": "kitchen", "c2w": [float("nan")] * 16, "camera": PINHOLE},
+            "bad_pose",
+            "finite",
+        ),
+        (
+            b"RENDER",
+            {"session": "kitchen", "c2w": POSE, "camera": {**PINHOLE, "model": "PINHOL"}},
+            "bad_camera",
+            "PINHOL",
+        ),
+        (
+            b"RENDER",
+            {"session": "kitchen", "c2w": POSE, "camera": {**PINHOLE, "params": [1.0]}},
+            "bad_camera",
+            "params",
+        ),
+        (
+            b"RENDER",
+            {
+                "session": "kitchen",
+                "c2w": POSE,
+                "camera": {**PINHOLE, "width": 16000, "height": 16000},
+            },
+            "too_large",
+            "16000",
+        ),
+    ],
+)
+def test_what_cannot_be_met_is_answered_with_the_reason(
+    feed: Feed,
+    requests: Requests,
+    addresses: dict[str, str],
+    kind: bytes,
+    header: dict[str, object],
+    code: str,
+    words: str,
+) -> None:
+    heard(requests, feed)
+    answer = raw_request(addresses["requests"], [kind, msgpack.packb({**header, "id": 17})])
+    assert answer["id"] == 17
+    assert answer["code"] == code
+    assert words in answer["reason"]
+    assert requests.sessions()[0].session == "kitchen"
+
+
+@pytest.mark.parametrize(
+    ("frames", "code"),
+    [
+        ([b""], "bad_header"),
+        ([b"STATUS", b"\xc1"], "bad_header"),
+        ([b"STATUS", b"\x93\x01\x02\x03"], "bad_header"),
+        ([b"STATUS", msgpack.packb({"session": "x" * 70_000})], "too_large"),
+        ([b"STATUS", msgpack.packb({"session": msgpack.ExtType(5, b"x")})], "bad_header"),
+        ([b"STATUS", b"\x80", *[b"x"] * 40], "too_large"),
+        ([b"\xff\xfe", b"\x80"], "bad_header"),
+    ],
+)
+def test_garbage_is_answered_and_nothing_breaks(
+    requests: Requests, addresses: dict[str, str], frames: list[bytes], code: str
+) -> None:
+    assert raw_request(addresses["requests"], frames)["code"] == code
+    assert requests.sessions() == []
+
+
+def raw_request(address: str, frames: list[bytes]) -> dict[str, object]:
+    socket = zmq.Context.instance().socket(zmq.DEALER)
+    socket.setsockopt(zmq.LINGER, 0)
+    socket.connect(address)
+    try:
+        socket.send_multipart(frames)
+        assert socket.poll(20_000), "no answer"
+        kind, header, *_ = socket.recv_multipart()
+        assert kind == b"ERROR"
+        return msgpack.unpackb(header)  # type: ignore[no-any-return]
+    finally:
+        socket.close()
+
+
+def test_a_slow_reader_gets_its_snapshot_whole_and_holds_nobody_up(tmp_path: Path) -> None:
+    config = PublisherConfig(answers_hwm=1)
+    with running_publisher(tmp_path, config=config) as addresses:
+        feed = Feed(tmp_path)
+        with Subscriber(**addresses, session=feed.name) as subscriber:
+            for seed in range(18):
+                feed.perform(("add", seed, 20_000))
+            with Requests(addresses["requests"]) as quick:
+                heard(quick, feed)
+                slow = zmq.Context.instance().socket(zmq.DEALER)
+                slow.setsockopt(zmq.RCVHWM, 1)
+                slow.setsockopt(zmq.RCVBUF, 65536)
+                slow.setsockopt(zmq.LINGER, 0)
+                slow.connect(addresses["requests"])
+                ask = {"session": feed.name, "have": [], "epoch": 0, "id": 1}
+                slow.send_multipart([b"SNAPSHOT", msgpack.packb(ask)])
+                assert slow.poll(20_000), "no answer"
+                # While the slow one reads nothing, others are served and updates go out.
+                for number in range(5):
+                    feed.perform(("move", number, 0))
+                    heard(quick, feed)
+                    quick.status(feed.name)
+                wait_for(
+                    lambda: (subscriber.poll(0.02), subscriber.mirror.equals(feed.map))[1],
+                    "the updates to go on",
+                )
+                mirror = MapMirror()
+                for update in quick.snapshot(feed.name).updates:
+                    mirror.apply(update)
+                assert mirror.equals(feed.map)
+                kinds, megabytes = [], 0.0
+                while not kinds or kinds[-1] != b"SNAPSHOT":
+                    assert slow.poll(20_000), f"the snapshot stopped after {kinds}"
+                    kind, header, *parts = slow.recv_multipart()
+                    kinds.append(kind)
+                    megabytes += sum(map(len, parts)) / 1e6
+                    time.sleep(0.002)
+                done = msgpack.unpackb(header)
+                assert done["done"]
+                assert done["messages"] == len(kinds) - 1 == 18
+                assert done["seq"] == 18, "not exact at the moment it was asked for"
+                assert megabytes > 20
+                slow.close()
+        feed.close()
+
+
+def test_a_silent_address_is_named() -> None:
+    socket = zmq.Context.instance().socket(zmq.ROUTER)
+    port = socket.bind_to_random_port("tcp://127.0.0.1")
+    address = f"tcp://127.0.0.1:{port}"
+    with Requests(address, timeout=0.1) as asker, pytest.raises(DaemonSilent, match=str(port)):
+        asker.sessions()
+    with pytest.raises(DaemonNotFound, match=str(port)):
+        find_daemon(address, timeout=0.1)
+    socket.close()
+
+
+def test_either_address_finds_the_daemon(tmp_path: Path) -> None:
+    for _ in range(20):
+        with running_publisher(tmp_path) as free:
+            updates = free["updates"]
+        requests = f"tcp://127.0.0.1:{int(updates.rpartition(':')[2]) + 1}"
+        try:
+            with running_publisher(tmp_path, updates, requests) as addresses:
+                for given in addresses.values():
+                    found = find_daemon(given)
+                    assert (found.updates, found.requests) == (updates, requests)
+                short = find_daemon(updates.removeprefix("tcp://"))
+                assert short.requests == requests
+                return
+        except ValueError:
+            continue
+    pytest.fail("no two neighbouring ports were free in 20 attempts")
