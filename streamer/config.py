@@ -70,6 +70,10 @@ class IngestConfig:
     """Frames of a session that may wait, and so the largest credit of its sender."""
     live_waiting: int = 8
     """The same under the live policy, which drops the oldest beyond it."""
+    max_waiting_bytes: int = 256 << 20
+    """Bytes of a session's frames that may wait; beyond it no credit is given."""
+    decode_threads: int = 2
+    """Threads that decode pictures, for all sessions together."""
     batch_timeout_s: float = 0.5
     """After so long without a new frame a batch goes out although it is not full."""
 
@@ -78,6 +82,14 @@ class IngestConfig:
         _require(
             self.live_waiting > 0, "ingest.live_waiting", self.live_waiting, "must be positive"
         )
+        _require(
+            self.max_waiting_bytes > 0,
+            "ingest.max_waiting_bytes",
+            self.max_waiting_bytes,
+            "must be positive",
+        )
+        threads = self.decode_threads
+        _require(threads > 0, "ingest.decode_threads", threads, "must be positive")
         _require(
             self.batch_timeout_s > 0,
             "ingest.batch_timeout_s",

@@ -1,0 +1,1 @@
+"""The ingest process: accepts frames and corrections, checks, decodes and batches them."""

@@ -1,0 +1,382 @@
+"""The public side of the ingest: section 1 of the wire protocol, message by message.
+
+Bad input is answered and counted. After an ERROR the sender's connection counts for nothing until
+it says HELLO again; its session and everything accepted from it stay as they are.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from streamer.conventions import ConventionError, check_convention
+from streamer.ingest.backstage import Backstage, Reply
+from streamer.ingest.checks import camera_models, checked_job
+from streamer.ingest.decoder import Decoder, Verdict
+from streamer.ingest.poses import corrected_poses
+from streamer.ingest.sessions import Process, Sender, Session
+from streamer.ingest.stream import Offer, StreamLimits
+from streamer.protocol import (
+    PROTO_VERSION,
+    Buffer,
+    Message,
+    ProtocolError,
+    decode,
+)
+from streamer.protocol.fields import SESSION_PATTERN
+from streamer.protocol.internal import PosesForward
+from streamer.protocol.limits import MAX_INTERNAL_PARTS, MAX_PARTS
+from streamer.protocol.messages import (
+    Bye,
+    Cameras,
+    Error,
+    Flush,
+    FrameHeader,
+    Hello,
+    Ping,
+    Pong,
+    Poses,
+    PosesAck,
+    Proto,
+    Reject,
+    SeqOnly,
+    Welcome,
+)
+
+logger = logging.getLogger(__name__)
+
+SILENCE_S = 30.0
+"""After so long another client may take a session over."""
+MAX_PEERS = 4096
+MAX_IDLE_SESSIONS = 256
+
+
+@dataclass(slots=True)
+class _Peer:
+    """A connection that said HELLO."""
+
+    hello: Hello
+
+
+class Door:
+    """Reads what clients say and answers it.
+
+    Args:
+        sessions: shared with `Backstage`; HELLO adds to it.
+        reply: sends a header to a connection.
+        folder: where sessions' notes are kept.
+    """
+
+    def __init__(
+        self,
+        sessions: dict[str, Session],
+        backstage: Backstage,
+        decoder: Decoder,
+        reply: Reply,
+        *,
+        limits: StreamLimits,
+        max_sessions: int,
+        folder: Path,
+    ) -> None:
+        self._sessions = sessions
+        self._backstage = backstage
+        self._decoder = decoder
+        self._reply = reply
+        self._limits = limits
+        self._max_sessions = max_sessions
+        self._folder = folder
+        self._peers: OrderedDict[bytes, _Peer] = OrderedDict()
+        self.refusals: Counter[str] = Counter()
+        """Bad input so far, by code."""
+        self._handlers: dict[bytes, Callable[[bytes, _Peer, Message], None]] = {
+            FrameHeader.KIND: self._on_frame,
+            Cameras.KIND: self._on_cameras,
+            Poses.KIND: self._on_poses,
+            Flush.KIND: self._on_flush,
+            Ping.KIND: self._on_ping,
+            Bye.KIND: self._on_bye,
+        }
+
+    def handle(self, frames: Sequence[Buffer]) -> None:
+        """One received message, its sender's identity first."""
+        identity = bytes(frames[0])
+        try:
+            message = decode(frames[1:], max_parts=MAX_INTERNAL_PARTS)
+            if message.kind == Hello.KIND:
+                self._on_hello(identity, message)
+                return
+            if message.kind not in self._handlers:
+                known = ", ".join(kind.decode() for kind in (Hello.KIND, *self._handlers))
+                raise ProtocolError(
+                    "bad_header", f"kind {message.kind.decode()!r} is unknown; known are {known}"
+                )
+            if len(message.parts) > MAX_PARTS and message.kind != FrameHeader.KIND:
+                raise ProtocolError("too_large", f"more than {MAX_PARTS} parts are not allowed")
+            self._handlers[message.kind](identity, self._greeted(identity), message)
+        except ProtocolError as error:
+            self._count(identity, error)
+            self._forget(identity)
+            self._reply(identity, Error(code=error.code, reason=error.reason))
+
+    def decided(self, verdict: Verdict) -> None:
+        """A frame was decoded, or could not be."""
+        session = self._sessions.get(verdict.session)
+        if session is None or session.generation != verdict.generation:
+            return
+        if isinstance(verdict.result, ProtocolError):
+            self._count(verdict.session.encode(), verdict.result)
+        session.stream.decide(verdict.seq, verdict.result)
+        self._backstage.settle(session)
+
+    # ---- HELLO ----
+
+    def _on_hello(self, identity: bytes, message: Message) -> None:
+        self._forget(identity)
+        major = message.read(Proto).proto[0]
+        if major != PROTO_VERSION[0]:
+            raise ProtocolError(
+                "bad_version",
+                f"proto: you speak version {major}, this daemon speaks {PROTO_VERSION[0]} "
+                f"(proto {list(PROTO_VERSION)}): use a client of the same major version",
+            )
+        hello = message.read(Hello)
+        if not re.match(SESSION_PATTERN, hello.session):
+            raise ProtocolError(
+                "bad_session",
+                f"session: {hello.session[:80]!r} is no name: 1 to 64 characters A-Za-z0-9_.-, "
+                "the first a letter or digit",
+            )
+        if hello.role == "frames":
+            self._open_for_frames(identity, hello)
+        self._peers[identity] = _Peer(hello)
+        while len(self._peers) > MAX_PEERS:
+            self._peers.popitem(last=False)
+        session = self._sessions.get(hello.session)
+        self._reply(
+            identity,
+            Welcome(
+                proto=PROTO_VERSION,
+                session=hello.session,
+                epoch=session.link.epoch if session else 0,
+                credit=session.stream.credit if session and hello.role == "frames" else 0,
+                next_seq=session.stream.settled + 1 if session else 0,
+                durable=False,
+            ),
+        )
+
+    def _open_for_frames(self, identity: bytes, hello: Hello) -> None:
+        if hello.cameras is None:
+            raise ProtocolError("bad_header", "HELLO header: missing required field `cameras`")
+        if hello.convention is None:
+            raise ProtocolError(
+                "bad_header",
+                "HELLO header: missing required field `convention`: say which camera axes your "
+                "poses have (opencv, opengl, arkit, ros_optical, ros_body)",
+            )
+        try:
+            check_convention(hello.convention)
+        except ConventionError as error:
+            raise ProtocolError("bad_header", str(error)) from None
+        cameras = camera_models(hello.cameras, hello.convention)
+        session = self._sessions.get(hello.session)
+        if session is not None:
+            self._check_takeover(session, hello)
+        elif self._processes() >= self._max_sessions:
+            raise ProtocolError(
+                "busy",
+                f"session: {self._max_sessions} sessions run already, {hello.session!r} would be "
+                "one more: use one of them, or raise max_sessions",
+            )
+        if session is None:
+            self._make_room()
+            session = Session(hello.session, self._limits, self._folder)
+            self._sessions[hello.session] = session
+        elif session.sender is not None and session.sender.identity is not None:
+            self._peers.pop(session.sender.identity, None)
+        session.open(hello, cameras, identity, time.monotonic())
+
+    def _check_takeover(self, session: Session, hello: Hello) -> None:
+        sender = session.sender
+        if sender is not None and sender.hello.client != hello.client and not sender.said_bye:
+            silence = time.monotonic() - sender.heard
+            if silence < SILENCE_S:
+                raise ProtocolError(
+                    "busy",
+                    f"session: client {sender.hello.client!r} sends into {hello.session!r} and was "
+                    f"heard {silence:.0f} s ago: wait for its BYE or {SILENCE_S:.0f} s of silence, "
+                    "or use another session",
+                )
+        if session.holds_frames and not hello.resume:
+            raise ProtocolError(
+                "bad_session",
+                f"session: {hello.session!r} holds {session.stream.received + 1} frames: say "
+                "resume: true to go on, RESET it, or use another name",
+            )
+
+    def _processes(self) -> int:
+        return sum(s.link.process is not Process.NONE for s in self._sessions.values())
+
+    def _make_room(self) -> None:
+        idle = [
+            name
+            for name, session in self._sessions.items()
+            if not session.holds_frames and session.link.process is Process.NONE
+        ]
+        for name in idle[: max(0, len(idle) - MAX_IDLE_SESSIONS)]:
+            self._sessions.pop(name).notes.remove()
+
+    # ---- FRAME ----
+
+    def _on_frame(self, identity: bytes, peer: _Peer, message: Message) -> None:
+        session, sender = self._sending(identity, peer)
+        header: FrameHeader | None = None
+        fault: ProtocolError | None = None
+        try:
+            header = message.read(FrameHeader)
+            seq = header.seq
+        except ProtocolError as error:
+            try:
+                seq = message.read(SeqOnly).seq
+            except ProtocolError:
+                raise error from None
+            fault = error
+        offer = session.stream.offer(seq, sum(len(part) for part in message.parts))
+        if offer is Offer.REPEAT:
+            self._reply(identity, session.stream.ack())
+            return
+        if offer is Offer.GAP:
+            raise ProtocolError(
+                "bad_seq",
+                f"seq: {seq} came, {session.stream.received + 1} is next: frames are numbered "
+                "without gaps; say HELLO with resume and go on from next_seq",
+            )
+        if offer is Offer.NO_CREDIT:
+            reason = f"seq: {seq} is beyond the credit: wait for an ACK and send it again"
+            self._reply(identity, Reject(seq=seq, code="no_credit", reason=reason))
+            return
+        session.last_frame_at = time.monotonic()
+        if header is not None:
+            try:
+                job = checked_job(header, message, session, sender)
+                if session.frame_log is not None:
+                    session.frame_log.append(seq, header.stamp_ns, header.camera)
+                self._decoder.submit(job)
+                return
+            except ProtocolError as error:
+                fault = error
+        assert fault is not None
+        self._count(identity, fault)
+        session.stream.decide(seq, fault)
+        self._backstage.settle(session)
+
+    # ---- the rest ----
+
+    def _on_cameras(self, identity: bytes, peer: _Peer, message: Message) -> None:
+        session, sender = self._sending(identity, peer)
+        headers = message.read(Cameras).cameras
+        session.add_cameras(headers, camera_models(headers, sender.convention))
+
+    def _on_poses(self, identity: bytes, peer: _Peer, message: Message) -> None:
+        if peer.hello.role == "frames":
+            self._sending(identity, peer)
+        header = message.read(Poses)
+        try:
+            self._correct(identity, peer, header)
+        except ProtocolError as error:
+            # Only this correction is bad: whoever corrects poses need not start anew for it.
+            self._count(identity, error)
+            self._reply(
+                identity, Error(code=error.code, reason=error.reason, revision=header.revision)
+            )
+
+    def _correct(self, identity: bytes, peer: _Peer, header: Poses) -> None:
+        poses = corrected_poses(header.poses)
+        session = self._sessions.get(peer.hello.session)
+        keys = [key for key, _ in header.poses]
+        if session is None or session.link.process is Process.NONE:
+            self._reply(identity, PosesAck(revision=header.revision, moved=0, unknown=keys))
+            return
+        axes = session.axes(keys, header.by)
+        known = [
+            index for index, key in enumerate(keys) if not isinstance(axes, dict) or key in axes
+        ]
+        entries = []
+        for index in known:
+            key = keys[index]
+            opencv = poses[index] @ (axes[key] if isinstance(axes, dict) else axes)
+            entries.append((key, opencv.reshape(-1).tolist()))
+        forward = PosesForward(
+            revision=header.revision,
+            client=identity.hex(),
+            entries=entries,
+            by=header.by,
+            upto=header.upto,
+            received_upto=session.stream.received,
+            waiting=[(frame.seq, frame.stamp_ns) for frame in session.stream.waiting],
+        )
+        unknown = sorted(set(keys) - {key for key, _ in entries})
+        if not self._backstage.forward_poses(session, forward, identity, unknown):
+            raise ProtocolError(
+                "busy",
+                f"session {session.name} is starting: send the correction again in a second",
+            )
+
+    def _on_flush(self, identity: bytes, peer: _Peer, message: Message) -> None:
+        session, _ = self._sending(identity, peer)
+        message.read(Flush)
+        self._flush(session)
+
+    def _on_ping(self, identity: bytes, peer: _Peer, message: Message) -> None:
+        if peer.hello.role == "frames":
+            self._sending(identity, peer)
+        self._reply(identity, Pong(t=message.read(Ping).t))
+
+    def _on_bye(self, identity: bytes, peer: _Peer, message: Message) -> None:
+        message.read(Bye)
+        if peer.hello.role == "frames":
+            session, sender = self._sending(identity, peer)
+            sender.said_bye = True
+            self._flush(session)
+        self._forget(identity)
+
+    def _flush(self, session: Session) -> None:
+        session.flush_upto = session.stream.received
+        self._backstage.pump(session)
+
+    def _greeted(self, identity: bytes) -> _Peer:
+        peer = self._peers.get(identity)
+        if peer is None:
+            raise ProtocolError("no_hello", "this connection is not open: say HELLO first")
+        self._peers.move_to_end(identity)
+        return peer
+
+    def _sending(self, identity: bytes, peer: _Peer) -> tuple[Session, Sender]:
+        session = self._sessions.get(peer.hello.session)
+        sender = session.sender if session is not None else None
+        if session is None or sender is None or sender.identity != identity:
+            raise ProtocolError(
+                "no_hello",
+                f"this connection does not send into session {peer.hello.session!r}"
+                f" (role {peer.hello.role}): say HELLO with role frames",
+            )
+        sender.heard = time.monotonic()
+        return session, sender
+
+    def _forget(self, identity: bytes) -> None:
+        peer = self._peers.pop(identity, None)
+        session = self._sessions.get(peer.hello.session) if peer is not None else None
+        if session is not None and session.sender and session.sender.identity == identity:
+            session.sender.identity = None
+
+    def _count(self, whose: bytes, error: ProtocolError) -> None:
+        self.refusals[error.code] += 1
+        # A broken sender repeats itself thirty times a second.
+        count = self.refusals[error.code]
+        if count & (count - 1) == 0:
+            who = whose.decode() if whose.isalnum() else whose.hex()
+            logger.warning("refused (%d so far, from %s): %s", count, who, error)

@@ -1,0 +1,133 @@
+"""The ingest's sockets and its loop."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+
+import zmq
+
+from streamer.config import ServeConfig
+from streamer.control import BATCHES, ControlLink, bind, ipc_address
+from streamer.ingest.backstage import Backstage
+from streamer.ingest.decoder import Decoder
+from streamer.ingest.door import Door
+from streamer.ingest.notes import read_notes
+from streamer.ingest.sessions import Session
+from streamer.ingest.stream import StreamLimits
+from streamer.protocol import Header, encode
+from streamer.protocol.limits import MAX_PART_BYTES
+
+logger = logging.getLogger(__name__)
+
+TICK_S = 0.1
+READ_AT_ONCE = 32
+"""Messages read from one socket before the others have their turn."""
+RECEIVE_HWM = 64
+"""Messages that libzmq holds of one sender before TCP holds it back."""
+
+
+class IngestService:
+    """Binds in the constructor, works in `run`.
+
+    Raises:
+        AddressInUse: the public address cannot be bound.
+    """
+
+    def __init__(self, run_dir: Path, config: ServeConfig) -> None:
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._public = self._context.socket(zmq.ROUTER)
+        self._public.setsockopt(zmq.RCVHWM, RECEIVE_HWM)
+        # Parts somewhat over the limit are read and answered; whatever is far over it is cut off
+        # by libzmq before it is allocated.
+        self._public.setsockopt(zmq.MAXMSGSIZE, 2 * MAX_PART_BYTES)
+        self._public.setsockopt(zmq.LINGER, 200)
+        self.address = bind(self._public, config.ingest, "--ingest")
+        self._batches = self._context.socket(zmq.ROUTER)
+        self._batches.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        self._batches.setsockopt(zmq.ROUTER_HANDOVER, 1)
+        self._batches.setsockopt(zmq.LINGER, 0)
+        self._batches.bind(ipc_address(run_dir, BATCHES))
+        self._control = ControlLink(run_dir, "ingest", self._context)
+        queue = config.ingest_queue
+        limits = StreamLimits(
+            max_waiting=queue.max_waiting,
+            live_waiting=queue.live_waiting,
+            max_bytes=queue.max_waiting_bytes,
+        )
+        folder = run_dir / "ingest"
+        now = time.monotonic()
+        sessions = {
+            name: Session.from_note(note, limits, folder, now)
+            for name, note in read_notes(folder).items()
+        }
+        self._backstage = Backstage(
+            self._batches, self._control, sessions, self._reply, queue.batch_timeout_s
+        )
+        self._decoder = Decoder(queue.decode_threads, config.session.long_side)
+        self._door = Door(
+            sessions,
+            self._backstage,
+            self._decoder,
+            self._reply,
+            limits=limits,
+            max_sessions=config.max_sessions,
+            folder=folder,
+        )
+        self._stopping = False
+
+    def stop(self) -> None:
+        """End `run` soon; safe in a signal handler."""
+        self._stopping = True
+
+    def run(self) -> None:
+        """Work until `stop`."""
+        self._control.ready({"ingest": self.address})
+        logger.info("taking frames on %s", self.address)
+        poller = zmq.Poller()
+        for waitable in (self._public, self._batches, self._control.socket, self._decoder.wake_fd):
+            poller.register(waitable, zmq.POLLIN)
+        ticked = 0.0
+        while not self._stopping:
+            poller.poll(int(TICK_S * 1000))
+            self._read_public()
+            for verdict in self._decoder.collect():
+                self._door.decided(verdict)
+            self._read_batches()
+            while (order := self._control.receive()) is not None:
+                self._backstage.handle_control(order)
+            if time.monotonic() - ticked >= TICK_S:
+                ticked = time.monotonic()
+                self._backstage.tick()
+
+    def close(self) -> None:
+        """Release sockets and threads."""
+        self._public.close()
+        self._batches.close()
+        self._control.close()
+        self._decoder.close()
+        self._context.term()
+
+    def _read_public(self) -> None:
+        for _ in range(READ_AT_ONCE):
+            try:
+                frames = self._public.recv_multipart(zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                return
+            self._door.handle([frame.buffer for frame in frames])
+
+    def _read_batches(self) -> None:
+        for _ in range(READ_AT_ONCE):
+            try:
+                frames = self._batches.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            self._backstage.handle_session(frames)
+
+    def _reply(self, identity: bytes, header: Header) -> None:
+        try:
+            self._public.send_multipart([identity, *encode(header)], zmq.NOBLOCK)
+        except zmq.ZMQError as error:
+            if error.errno not in (zmq.EAGAIN, zmq.EHOSTUNREACH):
+                raise

@@ -1,0 +1,349 @@
+"""A real ingest process, and the ends of its sockets: clients, a session and a supervisor."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import msgpack
+import numpy as np
+import zmq
+
+from streamer.config import ServeConfig, config_from_mapping, write_run_config
+from streamer.protocol import Header, Message, decode, encode
+from streamer.protocol.internal import (
+    Batch,
+    NeedSession,
+    PosesDone,
+    PosesForward,
+    Ready,
+    ResetDone,
+    SessionRefused,
+    SessionStarted,
+    State,
+)
+from streamer.protocol.limits import MAX_INTERNAL_PARTS
+
+WAIT_S = 20.0
+WIDTH, HEIGHT = 64, 48
+CAMERA = {"model": "PINHOLE", "width": WIDTH, "height": HEIGHT, "params": [50.0, 50.0, 32.0, 24.0]}
+EYE = np.eye(4).reshape(-1).tolist()
+
+
+def picture(seq: int = 0, width: int = WIDTH, height: int = HEIGHT) -> np.ndarray:
+    """(H, W, 3) uint8, another one for every seq."""
+    ramp = np.linspace(0, 200, width, dtype=np.uint8)
+    image = np.broadcast_to(ramp[None, :, None], (height, width, 3)).copy()
+    image[..., 2] = seq * 20 % 250
+    return image
+
+
+def jpeg(seq: int = 0, width: int = WIDTH, height: int = HEIGHT) -> bytes:
+    """A JPEG of `picture`."""
+    return cv2.imencode(".jpg", picture(seq, width, height))[1].tobytes()
+
+
+def hello(session: str = "kitchen", client: str = "robot", **changes: Any) -> dict[str, Any]:
+    """A good HELLO header; a change to None removes the key."""
+    header = {
+        "proto": [1, 0],
+        "session": session,
+        "client": client,
+        "cameras": {"front": CAMERA},
+        "convention": "opencv",
+        **changes,
+    }
+    return {key: value for key, value in header.items() if value is not None}
+
+
+def frame(seq: int, **changes: Any) -> dict[str, Any]:
+    """A good FRAME header; a change to None removes the key."""
+    header = {
+        "seq": seq,
+        "stamp_ns": 1_700_000_000_000_000_000 + seq * 33_000_000,
+        "camera": "front",
+        "encoding": "jpeg",
+        "width": WIDTH,
+        "height": HEIGHT,
+        "pose": EYE,
+        **changes,
+    }
+    return {key: value for key, value in header.items() if value is not None}
+
+
+class RawClient:
+    """pyzmq and msgpack, nothing of ours: what another program would be."""
+
+    def __init__(self, address: str) -> None:
+        self.socket = zmq.Context.instance().socket(zmq.DEALER)
+        self.socket.setsockopt(zmq.LINGER, 0)
+        self.socket.connect(address)
+
+    def __enter__(self) -> RawClient:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.socket.close()
+
+    def send(self, kind: str, header: dict[str, Any] | bytes | None = None, *parts: bytes) -> None:
+        """`header` as bytes is sent as it is."""
+        packed = header if isinstance(header, bytes) else msgpack.packb(header or {})
+        self.socket.send_multipart([kind.encode(), packed, *parts])
+
+    def receive(self, *kinds: str, timeout_s: float = WAIT_S) -> tuple[str, dict[str, Any]]:
+        """The next message, or the next one of these kinds."""
+        until = time.monotonic() + timeout_s
+        while self.socket.poll(max(0, int((until - time.monotonic()) * 1000))):
+            kind, header, *_ = self.socket.recv_multipart()
+            if not kinds or kind.decode() in kinds:
+                return kind.decode(), msgpack.unpackb(header)
+        raise TimeoutError(f"no {kinds or 'message'} within {timeout_s} s")
+
+    def silent(self, timeout_s: float = 0.3) -> bool:
+        """Whether nothing comes for a while."""
+        return not self.socket.poll(int(timeout_s * 1000))
+
+    def greet(self, **changes: Any) -> dict[str, Any]:
+        """HELLO, and the WELCOME that must answer it."""
+        self.send("HELLO", hello(**changes))
+        kind, header = self.receive()
+        assert kind == "WELCOME", header
+        return header
+
+    def refused(self, **changes: Any) -> dict[str, Any]:
+        """HELLO, and the ERROR that must answer it."""
+        self.send("HELLO", hello(**changes))
+        kind, header = self.receive()
+        assert kind == "ERROR", (kind, header)
+        return header
+
+    def send_frame(self, seq: int, part: bytes | None = None, **changes: Any) -> None:
+        """A good FRAME but for `changes`."""
+        self.send("FRAME", frame(seq, **changes), jpeg(seq) if part is None else part)
+
+    def acked(self, seq: int) -> dict[str, Any]:
+        """Wait until everything up to `seq` is settled."""
+        while True:
+            kind, header = self.receive("ACK", "ERROR")
+            assert kind == "ACK", header
+            if header["seq"] >= seq:
+                return header
+
+
+@dataclass
+class FakeSession:
+    """The session's end of `batches`: a real DEALER that speaks the internal protocol."""
+
+    address: str
+    name: str = "kitchen"
+    epoch: int = 1
+    frames: list[dict[str, Any]] = field(default_factory=list)
+    batches: list[Batch] = field(default_factory=list)
+    parts: list[tuple[bytes, ...]] = field(default_factory=list)
+    next_seq: int = 0
+    socket: Any = None
+
+    def __post_init__(self) -> None:
+        self.connect()
+
+    def connect(self) -> None:
+        """As a session's process does when it starts."""
+        self.socket = zmq.Context.instance().socket(zmq.DEALER)
+        self.socket.setsockopt(zmq.IDENTITY, self.name.encode())
+        self.socket.setsockopt(zmq.LINGER, 0)
+        self.socket.connect(self.address)
+
+    def close(self) -> None:
+        self.socket.close()
+
+    def say(self, header: Header) -> None:
+        self.socket.send_multipart(encode(header))
+
+    def want(self, count: int) -> None:
+        """STATE with this want."""
+        self.say(
+            State(
+                session=self.name,
+                epoch=self.epoch,
+                next_seq=self.next_seq,
+                want=count,
+                done=0,
+                busy=False,
+            )
+        )
+
+    def receive(self, *kinds: bytes, timeout_s: float = WAIT_S) -> Message:
+        """The next message of these kinds; batches are noted."""
+        until = time.monotonic() + timeout_s
+        while self.socket.poll(max(0, int((until - time.monotonic()) * 1000))):
+            message = decode(self.socket.recv_multipart(), max_parts=MAX_INTERNAL_PARTS)
+            if message.kind == Batch.KIND:
+                self._note(message)
+            if message.kind in kinds:
+                return message
+        raise TimeoutError(f"no {kinds} within {timeout_s} s")
+
+    def _note(self, message: Message) -> None:
+        batch = message.read(Batch)
+        self.batches.append(batch)
+        self.parts.append(tuple(bytes(part) for part in message.parts))
+        self.frames += [{"seq": f.seq, "c2w": f.c2w, "frame": f} for f in batch.frames]
+        if batch.frames:
+            self.next_seq = batch.frames[-1].seq + 1
+
+    @property
+    def seqs(self) -> list[int]:
+        """Of all frames received so far."""
+        return [entry["seq"] for entry in self.frames]
+
+    def batch(self, count: int, timeout_s: float = WAIT_S) -> Batch:
+        """Ask for `count` frames and take the batch that comes."""
+        self.want(count)
+        return self.receive(Batch.KIND, timeout_s=timeout_s).read(Batch)
+
+    def take_until(self, seq: int) -> list[int]:
+        """Take batches until the frame `seq` came; all seqs so far."""
+        until = time.monotonic() + WAIT_S
+        while seq not in self.seqs:
+            assert time.monotonic() < until, f"frame {seq} never came, only {self.seqs}"
+            self.batch(8)
+        return self.seqs
+
+    def answer_poses(self, moved: int, unknown: list[int] | None = None) -> PosesForward:
+        """Take a correction and say it is done."""
+        forward = self.receive(PosesForward.KIND).read(PosesForward)
+        self.say(
+            PosesDone(
+                revision=forward.revision,
+                client=forward.client,
+                moved=moved,
+                unknown=unknown or [],
+            )
+        )
+        return forward
+
+    def reset(self) -> None:
+        """As after a RESET request."""
+        self.epoch += 1
+        self.next_seq = 0
+        self.say(ResetDone(session=self.name, epoch=self.epoch))
+
+
+class IngestHarness:
+    """The process under test, with a supervisor's ROUTER beside it."""
+
+    def __init__(self, run_dir: Path, config: ServeConfig) -> None:
+        self.run_dir = run_dir
+        self.config = config
+        self.process: subprocess.Popen[bytes] | None = None
+        self.address = ""
+        self.asked: list[str] = []
+        self._peer = b""
+        self._log = open(run_dir / "log.txt", "ab")  # noqa: SIM115
+        self._control = zmq.Context.instance().socket(zmq.ROUTER)
+        self._control.setsockopt(zmq.LINGER, 0)
+        self._control.bind(f"ipc://{run_dir}/control")
+
+    @property
+    def batches(self) -> str:
+        """Where sessions connect."""
+        return f"ipc://{self.run_dir}/batches"
+
+    @property
+    def log(self) -> str:
+        """What the process wrote so far."""
+        return (self.run_dir / "log.txt").read_text()
+
+    def start(self) -> None:
+        """Start the process and wait until it is ready."""
+        write_run_config(self.config, self.run_dir)
+        environment = {**os.environ, "OMP_WAIT_POLICY": "passive"}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "streamer.ingest", "--run-dir", str(self.run_dir)],
+            stdout=self._log,
+            stderr=self._log,
+            env=environment,
+        )
+        ready = self._order(Ready.KIND).read(Ready)
+        self.address = ready.addresses["ingest"]
+        # A successor binds the same port, as under the supervisor.
+        self.config.ingest = self.address
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait(WAIT_S)
+
+    def stop(self) -> None:
+        """SIGTERM, and the clean exit that must follow."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.terminate()
+            assert self.process.wait(WAIT_S) == 0, self.log
+        self._log.close()
+        self._control.close()
+
+    def session_needed(self) -> str:
+        """Wait until the ingest asks for a session's process."""
+        return self._order(NeedSession.KIND).read(NeedSession).session
+
+    def no_session_needed(self, timeout_s: float = 0.3) -> bool:
+        """Whether it does not ask for a while."""
+        return not self._control.poll(int(timeout_s * 1000))
+
+    def say(self, header: Header) -> None:
+        """An order to the ingest."""
+        self._control.send_multipart([self._peer, *encode(header)])
+
+    def start_session(self, name: str = "kitchen") -> FakeSession:
+        """Grant the session that the ingest asks for."""
+        assert self.session_needed() == name
+        self.say(SessionStarted(session=name))
+        return FakeSession(self.batches, name)
+
+    def refuse_session(self) -> None:
+        """Answer the request with `busy`."""
+        name = self.session_needed()
+        self.say(SessionRefused(session=name, code="busy", reason="4 sessions run already"))
+
+    def client(self) -> RawClient:
+        return RawClient(self.address)
+
+    def _order(self, kind: bytes) -> Message:
+        until = time.monotonic() + WAIT_S
+        while self._control.poll(max(0, int((until - time.monotonic()) * 1000))):
+            self._peer, *frames = self._control.recv_multipart()
+            message = decode(frames)
+            if message.kind == kind:
+                return message
+        raise TimeoutError(f"the ingest never said {kind.decode()}: {self.log}")
+
+
+@contextmanager
+def running_ingest(run_dir: Path, **queue: Any) -> Iterator[IngestHarness]:
+    """A started ingest on a free port; `queue` changes its settings."""
+    config = config_from_mapping(
+        {"ingest": "tcp://127.0.0.1:*", "ingest_queue": queue, "session": {"long_side": 64}}
+    )
+    harness = IngestHarness(run_dir, config)
+    try:
+        harness.start()
+        yield harness
+    finally:
+        harness.stop()
+
+
+def eventually(condition: Callable[[], bool], timeout_s: float = WAIT_S) -> None:
+    """Wait for something that no message announces."""
+    until = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < until, "it never happened"
+        time.sleep(0.02)
