@@ -34,7 +34,7 @@ def neighbour_support(
             for i in range(y0, y1):
                 for j in range(x0, x1):
                     near += abs(log_depth[i, j] - here) <= tolerance
-            support[y, x] = _F(near - 1) / _F((y1 - y0) * (x1 - x0) - 1)
+            support[y, x] = _F(near - 1) / _F(max((y1 - y0) * (x1 - x0) - 1, 1))
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")

@@ -33,7 +33,7 @@ class PriorConfig:
     """Farthest over nearest plane, at most."""
 
     known_coverage: float = 0.7
-    """Share of a view that must be known (map, sensor, earlier views) to leave triangulation out."""
+    """Share of a view that must be known (map, sensor, earlier views) to need no triangulation."""
     point_step: int = 8
     """Every so many pixels of a known depth picture become a point that ranges are taken from."""
     point_confidence: float = 0.6

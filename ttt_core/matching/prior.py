@@ -108,7 +108,7 @@ class MatchingPrior:
 
     def _each(self, work: Callable[[int], object], count: int) -> list:
         threads = self.config.threads or int(numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
-        if threads == 1 or count == 1:
+        if threads == 1 or count <= 1:
             return [work(i) for i in range(count)]
         with ThreadPoolExecutor(min(threads, count)) as pool:
             return list(pool.map(work, range(count)))
@@ -251,7 +251,7 @@ class MatchingPrior:
             if other is not view
         ]
         witnesses += [
-            (other, other.depth, other.confidence)
+            (other, _plain(other.depth), _plain(other.confidence))
             for other in earlier
             if other in mine.sources and other.depth is not None and other.confidence is not None
         ]
@@ -297,6 +297,11 @@ def _checked(
     return list(pictures)
 
 
+def _plain(picture: NDArray[np.float32]) -> NDArray[np.float32]:
+    """As the kernels were compiled for: a view or a read-only array would compile them anew."""
+    return np.require(picture, np.float32, ("C", "W"))
+
+
 def _present(depth: NDArray[np.float32]) -> NDArray[np.bool_]:
     return np.isfinite(depth) & (depth > 0)
 
@@ -308,7 +313,8 @@ def _masked(view: PosedImage) -> NDArray[np.float32]:
 
 
 def _stacked(sources: Sequence[PosedImage], sizes: NDArray[np.int64]) -> NDArray[np.float32]:
-    stack = np.zeros((len(sources), *sizes.max(0)), np.float32)
+    # One more row and column: a picture one pixel wide has no cell of four corners.
+    stack = np.zeros((len(sources), *(sizes.max(0) + 1)), np.float32)
     for layer, source in zip(stack, sources, strict=True):
         height, width = source.gray.shape
         layer[:height, :width] = _masked(source)
