@@ -24,8 +24,14 @@ from gs_decoder.splats import Splats
 class FootprintConfig:
     """How a pixel becomes a splat."""
 
-    footprint: float = 0.5
-    """Standard deviation across the view, in strides."""
+    footprint: float = 0.6
+    """Standard deviation across the view as rendered there, in the splat's share of the image
+    (the side of its cell): at 0.6 a flat wall is closed."""
+    renderer_blur: float = 0.3
+    """Variance in pixels² that the rasteriser adds by itself (eps2d): a splat of one pixel is
+    mostly that, and would be blurred twice if it was not taken off."""
+    min_footprint: float = 0.35
+    """Least standard deviation, in sides of the cell, so that a closer view has no holes."""
     thickness: float = 0.3
     """Standard deviation along the normal, relative to that across the view."""
     max_slant: float = 65.0
@@ -41,10 +47,11 @@ class FootprintConfig:
     max_log_scale_residual: float = 1.5
 
     def __post_init__(self) -> None:
-        if self.footprint <= 0 or self.thickness <= 0:
-            raise ValueError(
-                f"footprint is {self.footprint}, thickness is {self.thickness}: give both above 0"
-            )
+        for name in ("footprint", "min_footprint", "thickness"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}: give more than 0")
+        if self.renderer_blur < 0:
+            raise ValueError(f"renderer_blur is {self.renderer_blur}: give 0 or more pixels²")
         if not 0 <= self.max_slant < 90 or not 0 < self.edge_slant < 90:
             raise ValueError(
                 f"max_slant is {self.max_slant}, edge_slant is {self.edge_slant}: give degrees "
@@ -55,6 +62,11 @@ class FootprintConfig:
                 f"opacities from {self.min_opacity} to {self.max_opacity}: give 0 < min <= max < 1"
             )
 
+    def sigma(self, cell: float) -> float:
+        """Standard deviation in pixels of a splat that stands for `cell` x `cell` pixels."""
+        unblurred = (self.footprint * cell) ** 2 - self.renderer_blur
+        return math.sqrt(max(unblurred, (self.min_footprint * cell) ** 2))
+
 
 def splats_from_depth(
     depth: Tensor,  # (H, W)
@@ -63,6 +75,7 @@ def splats_from_depth(
     fxfycxcy: Tensor | Sequence[float],  # (4,)
     *,
     stride: int = 1,
+    cell: float = 1.0,
     keep: Tensor | None = None,  # (H, W) bool
     log_scale_residual: Tensor | None = None,  # (3, H, W)
     rotation_residual: Tensor | None = None,  # (3, H, W)
@@ -82,6 +95,9 @@ def splats_from_depth(
         fxfycxcy: pixels, of this image.
         stride: one splat on every stride x stride cell, at the pixel in its middle, of the cell's
             mean colour; cells cut by the border give none.
+        cell: how many pixels of the view, along a side, one pixel of these maps stands for: maps
+            reduced by 2 (and `fxfycxcy` with them) have 2. It only decides how much of the
+            splat's width the renderer will add.
         keep: where splats are wanted; read at the same pixel.
         log_scale_residual: added to the log scales, limited to ±1.5; order: along the slant,
             across it, along the normal.
@@ -127,7 +143,9 @@ def splats_from_depth(
         turn = quaternion_from_axis_angle(rotation_residual[:, row, column].T)
         quats = multiply_quaternions(quats, turn)
 
-    across = z / torch.sqrt(fx * fy) * (stride * config.footprint)
+    if cell <= 0:
+        raise ValueError(f"cell is {cell}: give more than 0 pixels")
+    across = z / torch.sqrt(fx * fy) * (config.sigma(stride * cell) / cell)
     scales = torch.stack([across / cosine, across, across * config.thickness], -1)
     if log_scale_residual is not None:
         limit = config.max_log_scale_residual

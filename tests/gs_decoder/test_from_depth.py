@@ -60,7 +60,7 @@ def test_splats_lie_on_their_pixels_in_raster_order_with_the_colour_of_the_input
 @pytest.mark.parametrize("normal", [(0, 0, -1), (0.9, 0, -1), (0.4, -0.9, -1)])
 def test_a_splat_is_as_wide_as_its_pixel_whatever_the_slant(normal: tuple) -> None:
     depth = plane(normal, 2.0)
-    config = FootprintConfig(footprint=0.7, thickness=0.3)
+    config = FootprintConfig(footprint=0.7, thickness=0.3, renderer_blur=0.0)
     splats = view(depth, config=config)
     # Projected to the image, without the rasteriser's blur, at the central pixels.
     fx, fy = INTRINSICS[:2]
@@ -148,9 +148,22 @@ def test_a_stride_makes_fewer_and_wider_splats_of_the_cells_colour() -> None:
     middle = fine.means.view(HEIGHT, WIDTH, 3)[1::3, 1::3].reshape(-1, 3)
     torch.testing.assert_close(coarse.means, middle)
     centre = fine.scales.view(HEIGHT, WIDTH, 3)[1::3, 1::3].reshape(-1, 3)
-    torch.testing.assert_close(coarse.scales, 3 * centre)
+    # With the renderer's blur of 0.3 pixels², both are 0.6 (or 0.35 at least) of their cells.
+    wider = math.sqrt(1.8**2 - 0.3) / 0.35
+    torch.testing.assert_close(coarse.scales, wider * centre)
     cells = fine.sh.view(HEIGHT // 3, 3, WIDTH // 3, 3, 3).mean((1, 3)).reshape(-1, 1, 3)
     torch.testing.assert_close(coarse.sh, cells, atol=1e-5, rtol=1e-5)
+
+
+def test_a_reduced_view_gives_the_splats_of_the_same_stride() -> None:
+    depth = plane((0, 0, -1), 2.0)
+    coarse = view(depth, stride=2)
+    color = torch.rand(3, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(0))
+    small = torch.nn.functional.avg_pool2d(color[None], 2)[0]
+    half = depth[::2, ::2]
+    splats = splats_from_depth(half, torch.ones_like(half), small, INTRINSICS / 2, cell=2)
+    torch.testing.assert_close(splats.scales[:, 1:], coarse.scales[:, 1:])
+    torch.testing.assert_close(splats.sh, coarse.sh)
 
 
 def test_opacity_follows_confidence_within_its_bounds() -> None:
@@ -217,6 +230,7 @@ def test_everything_that_can_be_learned_gets_a_finite_gradient() -> None:
     ("options", "message"),
     [
         ({"stride": 0}, "stride is 0"),
+        ({"cell": 0.0}, r"cell is 0\.0"),
         ({"keep": torch.ones(3, 3, dtype=torch.bool)}, r"keep has shape \(3, 3\)"),
         ({"rotation_residual": torch.zeros(HEIGHT, WIDTH)}, "rotation_residual has shape"),
     ],
