@@ -129,6 +129,9 @@ def check(
             raise RasterShapeError(
                 f"{name}: {size!r}; expected a whole number of pixels, 1 or more"
             )
+    # Looking at values of a CUDA tensor would wait for the device.
+    if device.type == "cpu" and not bool((K.detach().diagonal()[:2] > 0).all()):
+        raise RasterError(f"K: focal lengths {K.diagonal()[:2].tolist()}; expected pixels above 0")
     _expect_number("max_alpha", max_alpha, 0.0, 1.0)
     _expect_number("near", near, 0.0, 1e10)
     return View(

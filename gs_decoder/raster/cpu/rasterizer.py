@@ -10,6 +10,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from gs_decoder.raster.contract import RasterError, RasterShapeError
 from gs_decoder.raster.cpu import layout
 from gs_decoder.raster.cpu.blend import blend
 from gs_decoder.raster.cpu.blend_backward import blend_backward, sum_slots
@@ -153,6 +154,26 @@ def _batches(
     return tuple(batches)
 
 
+def _check_shapes(
+    means: Floats, quats: Floats, scales: Floats, colors: Floats, count: int, sh_degree: int | None
+) -> None:
+    """The kernels do not check bounds: nothing of another size may reach them."""
+    if sh_degree is None:
+        wanted: tuple[int, ...] = (count, 3)
+    else:
+        bases = colors.shape[1] if colors.ndim == 3 else 0
+        wanted = (count, max(bases, (sh_degree + 1) ** 2), 3)
+    expected = (
+        ("means", means, (count, 3)),
+        ("quats", quats, (count, 4)),
+        ("scales", scales, (count, 3)),
+        ("colors", colors, wanted),
+    )
+    for name, values, shape in expected:
+        if values.shape != shape:
+            raise RasterShapeError(f"{name}: shape {values.shape}; expected {shape}")
+
+
 def _camera(
     viewmat: npt.ArrayLike, K: npt.ArrayLike, width: int, height: int, near: float
 ) -> tuple[Floats, npt.NDArray[np.float64], npt.NDArray[np.float64]]:
@@ -171,7 +192,12 @@ def _camera(
     camera[layout.C_Y_LOW] = -cy / fy - margin_y
     camera[layout.C_Y_HIGH] = (height - cy) / fy + margin_y
     camera[layout.C_WIDTH], camera[layout.C_HEIGHT] = width, height
-    inverse = np.asarray(np.linalg.inv(view[:3, :3]), np.float64)
+    try:
+        inverse = np.asarray(np.linalg.inv(view[:3, :3]), np.float64)
+    except np.linalg.LinAlgError:
+        raise RasterError(
+            "viewmat: its rotation has no inverse; pass a world-to-camera matrix"
+        ) from None
     return camera, np.asarray(-inverse @ view[:3, 3], np.float64), inverse
 
 
@@ -248,6 +274,7 @@ class NumbaRasterizer:
         count = len(opacities)
         padded = -(-count // _LANES) * _LANES
         colors = _usable(colors)
+        _check_shapes(means, quats, scales, colors, count, sh_degree)
         batches = _batches(
             _usable(means), _usable(quats), _usable(scales), _usable(opacities), colors
         )
@@ -341,6 +368,9 @@ class NumbaRasterizer:
         d_rgb = _usable(d_rgb)
         d_depth = nothing if d_depth is None else _usable(d_depth)
         d_alpha = nothing if d_alpha is None else _usable(d_alpha)
+        given = (d_rgb.shape, d_depth.shape, d_alpha.shape)
+        if given != (ctx.rgb.shape, ctx.depth.shape, ctx.alpha.shape):
+            raise RasterShapeError(f"d_rgb, d_depth, d_alpha: shapes {given}; not the image's")
         records = take("records", padded * layout.RECORD)
         tile_start = take("tile_start", -(-ctx.height // layout.TILE) * ctx.tiles_x + 1, np.int64)
         touched = take("touched", pairs, np.uint16)
@@ -386,7 +416,7 @@ class NumbaRasterizer:
             d_centre_world = center_sums.reshape(rows, 16)[:, :3].sum(axis=0, dtype=np.float64)
         totals = camera_sums.reshape(rows, -1).sum(axis=0, dtype=np.float64)
         d_viewmat, d_K = _camera_gradients(totals, d_centre_world, ctx)
-        columns = sums.reshape(padded, -1)[:count]
+        columns = sums.reshape(padded, layout.GRADIENT)[:count]
         shape = (count, 3) if ctx.sh_degree is None else (count, ctx.bases, 3)
         return Gradients(
             means=d_means.reshape(-1, 3)[:count],
@@ -399,7 +429,7 @@ class NumbaRasterizer:
             center_gradient=d_center[:count],
             weight=columns[:, layout.G_WEIGHT],
             pixels=columns[:, layout.G_PIXELS],
-            radius=records.reshape(padded, -1)[:count, layout.RADIUS],
+            radius=records.reshape(padded, layout.RECORD)[:count, layout.RADIUS],
         )
 
 
