@@ -185,7 +185,7 @@ def _ports() -> list[Finding]:
         "requests": int(config.requests.rsplit(":", 1)[1]),
         "live page": config.viewer.port,
     }
-    taken = {name: port for name, port in ports.items() if not _is_free(port)}
+    taken = {name: port for name, port in ports.items() if not port_is_free(port)}
     if not taken:
         return [Finding("ports", "ok", f"{', '.join(map(str, ports.values()))} are free")]
     return [
@@ -199,7 +199,8 @@ def _ports() -> list[Finding]:
     ]
 
 
-def _is_free(port: int) -> bool:
+def port_is_free(port: int) -> bool:
+    """Whether a TCP port of 127.0.0.1 can be bound now."""
     with socket.socket() as probe:
         # As ZeroMQ and the page bind: a port in TIME_WAIT counts as free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

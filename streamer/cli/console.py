@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -15,6 +16,8 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
+_LINE_EVERY_S = 5.0
+
 
 def console() -> Console:
     """Standard output; long lines are not broken, so that other programs can read them."""
@@ -22,27 +25,33 @@ def console() -> Console:
 
 
 class FrameProgress:
-    """A bar of frames sent and settled; nothing at all where output is no terminal."""
+    """A bar of settled frames on a terminal, a plain line every five seconds elsewhere."""
 
-    def __init__(self, bar: Progress, total: int) -> None:
+    def __init__(self, out: Console, bar: Progress, total: int) -> None:
+        self._out = out
         self._bar = bar
-        self._task = bar.add_task("frames", total=total, note="")
+        self._total = total
+        self._task = bar.add_task("frames", total=total)
+        self._line_at = time.monotonic()
 
-    def update(self, settled: int, note: str = "") -> None:
-        """``settled`` frames of the total are done with; ``note`` stands at the end."""
-        self._bar.update(self._task, completed=settled, note=note)
+    def update(self, settled: int) -> None:
+        """``settled`` frames of the total are done with."""
+        self._bar.update(self._task, completed=settled)
+        now = time.monotonic()
+        if not self._out.is_terminal and now - self._line_at >= _LINE_EVERY_S:
+            self._line_at = now
+            self._out.print(f"{settled} of {self._total} frames settled")
 
 
 @contextmanager
 def frame_progress(out: Console, total: int) -> Iterator[FrameProgress]:
-    """Shows a progress bar for the time of the block."""
+    """Shows progress for the time of the block."""
     columns = (
         TextColumn("[bold]{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TaskProgressColumn(),
         TimeElapsedColumn(),
-        TextColumn("{task.fields[note]}"),
     )
     with Progress(*columns, console=out, disable=not out.is_terminal) as bar:
-        yield FrameProgress(bar, total)
+        yield FrameProgress(out, bar, total)

@@ -5,7 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from streamer.sources import colmap, nerfstudio, tum
-from streamer.sources.capture import Capture, CaptureError, CaptureFrame, images_below
+from streamer.sources.capture import (
+    Capture,
+    CaptureError,
+    CaptureFrame,
+    images_below,
+    parse_range,
+    session_name,
+)
 from streamer.sources.load import load_frame, read_depth, read_image, read_mask
 
 __all__ = [
@@ -14,9 +21,11 @@ __all__ = [
     "CaptureFrame",
     "load_frame",
     "open_capture",
+    "parse_range",
     "read_depth",
     "read_image",
     "read_mask",
+    "session_name",
 ]
 
 

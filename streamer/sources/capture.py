@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -177,3 +178,18 @@ def assign_cameras(
         own = None if grouped[name] == camera else camera.params
         assigned.append((name, own))
     return grouped, assigned
+
+
+def parse_range(text: str | None) -> tuple[int | None, int | None]:
+    """`A:B`, `A:`, `:B` as a half-open range of frames; None is all of them.
+
+    Raises:
+        CaptureError: anything else.
+    """
+    if text is None:
+        return None, None
+    match = re.fullmatch(r"(-?\d+)?:(-?\d+)?", text.strip())
+    if match is None:
+        raise CaptureError(f"--frames is {text!r}; a range A:B is needed, 0:100 or 50: or :200")
+    first, stop = (None if number is None else int(number) for number in match.groups())
+    return first, stop

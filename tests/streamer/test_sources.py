@@ -25,8 +25,15 @@ from capture_writers import (
 
 from streamer.camera import CameraModel
 from streamer.conventions import check_pose
-from streamer.sources import CaptureError, load_frame, open_capture, read_mask
-from streamer.sources.capture import MAX_CAMERAS, session_name
+from streamer.sources import (
+    CaptureError,
+    load_frame,
+    open_capture,
+    parse_range,
+    read_mask,
+    session_name,
+)
+from streamer.sources.capture import MAX_CAMERAS
 
 # --- nerfstudio ---------------------------------------------------------------------------------
 
@@ -410,6 +417,20 @@ def test_picture_of_another_size_is_named(tmp_path: Path) -> None:
     cv2.imwrite(str(root / "images/001.png"), np.zeros((20, 20, 3), np.uint8))
     with pytest.raises(ValueError, match=r"001\.png: a frame of 20x20 does not fit"):
         load_frame(capture, capture.frames[1], seq=0)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [(None, (None, None)), ("0:150", (0, 150)), ("7:", (7, None)), (":-2", (None, -2))],
+)
+def test_ranges_as_typed(text: str | None, expected: tuple) -> None:
+    assert parse_range(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "5", "a:b", "1:2:3", "1-2"])
+def test_what_is_no_range_is_told_so(text: str) -> None:
+    with pytest.raises(CaptureError, match=r"--frames is .* range A:B"):
+        parse_range(text)
 
 
 def test_ranges_and_hold_out_count_within_the_selection(tmp_path: Path) -> None:

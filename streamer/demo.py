@@ -1,0 +1,144 @@
+"""The demo: a daemon of its own, the demo capture through the ordinary client, and its measures."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from streamer.config import ServeConfig, SessionConfig, ViewerConfig
+from streamer.diagnosis import port_is_free
+from streamer.sources import Capture, CaptureFrame, load_frame, open_capture
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from streamer.playback import Playback
+    from streamer.subscriber import Subscriber
+
+CAPTURE = Path(__file__).resolve().parents[1] / "examples" / "office"
+SESSION = "office"
+HOLD_OUT = 8
+
+
+class DemoError(ValueError):
+    """The demo cannot run as was asked; the message says what to do."""
+
+
+def demo_capture() -> Capture:
+    """The capture that lies in the repository."""
+    if not CAPTURE.is_dir():
+        raise DemoError(
+            f"{CAPTURE} is not there: the demo runs from a clone of the repository; with your own "
+            "capture: splatstream serve, then splatstream push CAPTURE"
+        )
+    return open_capture(CAPTURE)
+
+
+def demo_config(session_dir: Path, *, long_side: int | None, page: bool) -> ServeConfig:
+    """The daemon's settings: the default addresses where they are free, free ones elsewhere."""
+    defaults = ServeConfig()
+    session = SessionConfig() if long_side is None else SessionConfig(long_side=long_side)
+    return ServeConfig(
+        ingest=_free(defaults.ingest),
+        updates=_free(defaults.updates),
+        requests=_free(defaults.requests),
+        session_dir=session_dir,
+        session=session,
+        viewer=ViewerConfig(
+            enabled=page,
+            port=defaults.viewer.port if port_is_free(defaults.viewer.port) else 0,
+        ),
+    )
+
+
+def _free(address: str) -> str:
+    host, port = address.rsplit(":", 1)
+    return address if port_is_free(int(port)) else f"{host}:0"
+
+
+def wait_for_map(subscriber: Subscriber, frames: int, *, refine_s: float) -> float:
+    """Follows the map until every frame is in it and it has settled, or ``refine_s`` is over.
+
+    Args:
+        frames: how many the daemon accepted.
+        refine_s: seconds of refinement at most, after the last frame.
+
+    Returns:
+        `time.monotonic()` when the last frame was done.
+    """
+    done_at: float | None = None
+    while True:
+        subscriber.poll(0.1)
+        status = subscriber.status
+        if status is None:
+            continue
+        if done_at is None and status.frames_done + status.frames_dropped >= frames:
+            done_at = time.monotonic()
+        if done_at is None or not subscriber.synced:
+            continue
+        if status.state == "idle" or time.monotonic() - done_at > refine_s:
+            return done_at
+
+
+@dataclass(frozen=True, slots=True)
+class Measures:
+    """What a finished demo leaves behind.
+
+    Attributes:
+        figures: the report, without the views' single scores.
+        psnr, ssim: means over the held-out views.
+    """
+
+    figures: dict[str, Any]
+    psnr: float | None
+    ssim: float | None
+
+
+def leave_results(
+    out: Path,
+    capture: Capture,
+    given: Sequence[CaptureFrame],
+    kept: Sequence[CaptureFrame],
+    playback: Playback,
+    subscriber: Subscriber,
+    *,
+    long_side: int,
+    done_at: float,
+) -> Measures:
+    """Writes `map.ply`, `renders.png` and `report.json` of the subscriber's copy of the map."""
+    from gs_decoder import estimate_background, write_ply
+    from streamer.hardware import hardware
+    from streamer.report import WorldSplats, contact_sheet, score, write_report
+
+    out.mkdir(parents=True, exist_ok=True)
+    origin = subscriber.mirror.origin()
+    splats = subscriber.mirror.splats_world(origin=origin)
+    write_ply(out / "map.ply", splats, offset=origin)
+
+    def load(frames: Sequence[CaptureFrame]) -> list[Any]:
+        return [load_frame(capture, f, seq=f.index, long_side=long_side) for f in frames]
+
+    held_out, neighbours = load(kept), load(given)
+    background = estimate_background([frame.image for frame in neighbours[::10]])
+    scores = score(WorldSplats(splats, origin), held_out, neighbours, background)
+    contact_sheet(out / "renders.png", held_out, scores)
+    status = subscriber.status
+    assert status is not None, "wait_for_map saw one"
+    figures = {
+        "capture": capture.name,
+        "frames_in": status.frames_in,
+        "frames_done": status.frames_done,
+        "frames_dropped": status.frames_dropped,
+        "frames_rejected": status.frames_rejected,
+        "frames_per_second": status.frames_done / max(done_at - playback.started, 1e-9),
+        "latency_ms_p50": None if status.latency_ms is None else status.latency_ms.p50,
+        "latency_ms_p95": None if status.latency_ms is None else status.latency_ms.p95,
+        "keyframes": status.keyframes,
+        "splats": splats.count,
+        "long_side": long_side,
+        "hardware": hardware(),
+    }
+    write_report(out / "report.json", figures, scores)
+    return Measures(figures, scores.mean("psnr"), scores.mean("ssim"))
