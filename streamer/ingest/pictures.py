@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from streamer.ingest.containers import PictureInfo, inspect_jpeg, inspect_png
 from streamer.protocol import Buffer, ProtocolError
+from streamer.protocol.containers import PictureInfo, inspect_jpeg, inspect_png
 from streamer.protocol.messages import DepthHeader, FrameHeader
 
 _RAW_CHANNELS = {"rgb8": 3, "bgr8": 3, "mono8": 1}

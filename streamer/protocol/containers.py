@@ -12,7 +12,8 @@ import struct
 import zlib
 from dataclasses import dataclass
 
-from streamer.protocol import Buffer, ProtocolError
+from streamer.protocol.errors import ProtocolError
+from streamer.protocol.wire import Buffer
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _JPEG_START = b"\xff\xd8"

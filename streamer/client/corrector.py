@@ -1,0 +1,156 @@
+"""`PoseClient`: a SLAM back end that corrects poses of frames which others sent."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import zmq
+
+from streamer.client.errors import ConnectionLostError, refusal
+from streamer.protocol import PROTO_VERSION, Header, Message, decode, encode
+from streamer.protocol.messages import Bye, Error, Hello, Poses, PosesAck, Welcome
+
+
+class PoseClient:
+    """Corrects poses in one session of a daemon; any number of them may.
+
+    Args:
+        address: of the daemon's ingest.
+        session: whose frames.
+        client: this program's name.
+        timeout_s: how long the daemon may take to answer.
+
+    Raises:
+        ConnectionLostError: no daemon answers at the address.
+        RefusedError: it refuses.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        session: str,
+        *,
+        client: str | None = None,
+        timeout_s: float = 10.0,
+    ) -> None:
+        self.address = address
+        self.session = session
+        self._client = client or f"{socket.gethostname()}-poses"
+        self._timeout_s = timeout_s
+        self._socket: zmq.Socket[bytes] | None = None
+        try:
+            self._greet()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> PoseClient:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def send_poses(
+        self,
+        revision: int,
+        poses: Mapping[int, npt.ArrayLike],
+        *,
+        by: Literal["seq", "stamp"] = "seq",
+        upto: int | None = None,
+    ) -> PosesAck:
+        """Correct the poses of frames sent earlier; frames between them follow by interpolation.
+
+        Args:
+            revision: grows with every correction.
+            poses: (4, 4) camera-to-world by seq or stamp, in the convention in which the frames
+                were sent; a uniform scale of the rotation is allowed.
+            by: what the keys are.
+            upto: the last seq or stamp that was given in the old frame.
+
+        Returns:
+            `moved` chunks, and the `unknown` keys.
+
+        Raises:
+            StaleRevisionError: the revision is not newer than the last one.
+            RefusedError: a pose is no similarity, or the session cannot take it now.
+            ConnectionLostError: no answer in time.
+        """
+        entries = [(int(key), _sixteen(key, pose)) for key, pose in poses.items()]
+        request = Poses(revision=revision, poses=entries, by=by, upto=upto)
+        for again in (True, False):
+            self._say(request)
+            answer = self._answer(revision)
+            if isinstance(answer, PosesAck):
+                return answer
+            # A daemon that was started anew does not know this connection.
+            if answer.code == "no_hello" and again:
+                self._greet()
+                continue
+            raise refusal(answer.code, answer.reason)
+        raise AssertionError("unreachable")
+
+    def close(self) -> None:
+        """Say BYE and stop. May be called twice."""
+        if self._socket is None:
+            return
+        self._socket.setsockopt(zmq.LINGER, 500)
+        self._say(Bye())
+        self._socket.close()
+        self._socket = None
+
+    def _greet(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+        self._socket = zmq.Context.instance().socket(zmq.DEALER)
+        self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket.connect(self.address)
+        self._say(
+            Hello(proto=PROTO_VERSION, session=self.session, client=self._client, role="poses")
+        )
+        message = self._receive()
+        if message.kind == Error.KIND:
+            error = message.read(Error)
+            raise refusal(error.code, error.reason)
+        message.read(Welcome)
+
+    def _answer(self, revision: int) -> PosesAck | Error:
+        while True:
+            message = self._receive()
+            if message.kind == Error.KIND:
+                error = message.read(Error)
+                if error.revision in (None, revision):
+                    return error
+            if message.kind == PosesAck.KIND:
+                ack = message.read(PosesAck)
+                if ack.revision == revision:
+                    return ack
+
+    def _say(self, header: Header) -> None:
+        assert self._socket is not None
+        self._socket.send_multipart(encode(header))
+
+    def _receive(self) -> Message:
+        assert self._socket is not None
+        if not self._socket.poll(int(self._timeout_s * 1000)):
+            raise ConnectionLostError(
+                f"the daemon at {self.address} did not answer within {self._timeout_s:g} s: start "
+                "one with `splatstream serve`, or give the address it prints"
+            )
+        return decode(self._socket.recv_multipart())
+
+
+def _sixteen(key: int, pose: npt.ArrayLike) -> list[float]:
+    matrix = np.asarray(pose, np.float64)
+    if matrix.shape not in ((4, 4), (16,)):
+        raise ValueError(f"poses[{key}]: shape {matrix.shape} was given, (4, 4) is needed")
+    return matrix.reshape(-1).tolist()
