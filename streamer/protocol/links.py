@@ -54,6 +54,8 @@ class SyncEnd(Header, frozen=True, kw_only=True):
 
     KIND: ClassVar[bytes] = b"sync_end"
     seq: UInt
+    chunks: UInt | None = None
+    """How many chunks were sent: a publisher that got fewer asks again."""
 
 
 class Control(Header, frozen=True, kw_only=True):

@@ -181,5 +181,6 @@ class SessionMirror:
     def _sync_end(self, header: SyncEnd) -> None:
         if self.syncing:
             self.syncing = False
-            self.synced = header.seq >= self.seq
+            whole = header.chunks is None or header.chunks == len(self.table.chunks)
+            self.synced = whole and header.seq >= self.seq
             self.seq = max(self.seq, header.seq)

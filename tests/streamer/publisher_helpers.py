@@ -137,7 +137,7 @@ class Feed:
             self.socket.send_multipart(
                 encode_update(ChunkUpdate(chunk), session=self.name, epoch=self.epoch, seq=self.seq)
             )
-        self.socket.send_multipart(encode(SyncEnd(seq=self.seq)))
+        self.socket.send_multipart(encode(SyncEnd(seq=self.seq, chunks=len(self.map.chunks))))
 
     def close(self) -> None:
         self.socket.close()

@@ -1,0 +1,126 @@
+"""One process of the daemon as its supervisor holds it: started, listened to, started again."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from streamer.child import PARENT_VARIABLE
+from streamer.control import control_identity
+
+BACKOFF_S = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+STEADY_S = 30.0
+"""After so long a life a death counts as the first one again."""
+_LONGEST_LINE = 8192
+
+
+@dataclass(slots=True, eq=False)
+class ChildProcess:
+    """A role and the process that plays it at the moment, if any."""
+
+    role: str
+    arguments: Sequence[str]
+    """Module and its arguments, for ``python -m streamer.child``."""
+    process: subprocess.Popen[bytes] | None = None
+    ready: bool = False
+    given_up: str | None = None
+    """Why starting it again would not help, in its own words."""
+    session: str | None = None
+    """Name of the session that this process runs."""
+    deaths: int = 0
+    start_at: float = 0.0
+    _started: float = 0.0
+    _output: bytearray = field(default_factory=bytearray)
+
+    @property
+    def label(self) -> str:
+        """How log lines name it."""
+        return f"session {self.session}" if self.session else self.role
+
+    @property
+    def identity(self) -> bytes:
+        """Its name on the control socket."""
+        assert self.process is not None
+        return control_identity(self.role, self.process.pid)
+
+    @property
+    def stderr_fd(self) -> int | None:
+        """Where its log lines come from."""
+        if self.process is None or self.process.stderr is None or self.process.stderr.closed:
+            return None
+        return self.process.stderr.fileno()
+
+    def start(self) -> None:
+        """Start it. From the main thread: the process ends when the starting thread does."""
+        environment = dict(os.environ)
+        environment[PARENT_VARIABLE] = str(os.getpid())
+        environment.setdefault("OMP_WAIT_POLICY", "passive")
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "streamer.child", *self.arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env=environment,
+            # Ctrl-C is for the supervisor, which ends its processes in order.
+            start_new_session=True,
+        )
+        assert self.process.stderr is not None
+        os.set_blocking(self.process.stderr.fileno(), False)
+        self.ready = False
+        self.given_up = None
+        self._started = time.monotonic()
+
+    def died(self) -> int | None:
+        """Exit status of a process that ended since it was looked at last, else None."""
+        if self.process is None:
+            return None
+        status = self.process.poll()
+        if status is None:
+            return None
+        if time.monotonic() - self._started > STEADY_S:
+            self.deaths = 0
+        wait = BACKOFF_S[min(self.deaths, len(BACKOFF_S) - 1)]
+        self.deaths += 1
+        self.start_at = time.monotonic() + wait
+        self.ready = False
+        return status
+
+    def forget(self) -> list[str]:
+        """Let go of a process that ended; its last log lines."""
+        lines = self.read_lines()
+        if self._output:
+            lines.append(self._output.decode("utf-8", "replace"))
+            self._output.clear()
+        if self.process is not None and self.process.stderr is not None:
+            self.process.stderr.close()
+        self.process = None
+        return lines
+
+    def read_lines(self) -> list[str]:
+        """Log lines that came since, whole ones only."""
+        fd = self.stderr_fd
+        if fd is None:
+            return []
+        while True:
+            try:
+                data = os.read(fd, 65536)
+            except BlockingIOError:
+                break
+            if not data:
+                break
+            self._output += data
+        *lines, rest = bytes(self._output).split(b"\n")
+        self._output = bytearray(rest[:_LONGEST_LINE])
+        return [line.decode("utf-8", "replace") for line in lines if line.strip()]
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to the process and all that it started."""
+        if self.process is not None and self.process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, number)

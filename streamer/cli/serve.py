@@ -1,0 +1,86 @@
+"""The daemon: takes frames over ZeroMQ, publishes the growing map, serves the live page.
+
+Prints one line that begins with `ready` and names all addresses when it takes frames.
+Ctrl-C ends it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from tyro.conf import FlagCreatePairsOff
+
+from streamer.config import ServeConfig, load_config
+
+
+@dataclass(kw_only=True, slots=True)
+class Options:
+    """What is not given keeps the value of --config, or its default."""
+
+    config: str | None = None
+    """YAML file with settings, or the name of a packaged preset."""
+    ingest: str | None = None
+    """Where frames come in (tcp://127.0.0.1:5555; a port of * takes a free one)."""
+    updates: str | None = None
+    """Where changes of the maps go out (tcp://127.0.0.1:5556)."""
+    requests: str | None = None
+    """Where snapshots and the like are asked for (tcp://127.0.0.1:5557)."""
+    no_viewer: FlagCreatePairsOff[bool] = False
+    """Do not start the live page."""
+    viewer_host: str | None = None
+    """Address that the live page is served on (127.0.0.1)."""
+    viewer_port: int | None = None
+    """Its port (8080; 0 takes a free one)."""
+    session_dir: Path | None = None
+    """Folder of the sessions' own folders."""
+    device: Literal["auto", "cpu", "cuda"] | None = None
+    """What the sessions compute on."""
+    max_sessions: int | None = None
+    """More than so many sessions are refused."""
+    long_side: int | None = None
+    """Frames are scaled to this long side, pixels."""
+    insecure: FlagCreatePairsOff[bool] = False
+    """Bind addresses beyond this machine although nobody is authenticated."""
+
+
+def run(options: Options) -> int:
+    """Serves until it is told to end."""
+    from streamer.reporter import Reporter
+    from streamer.supervisor import Supervisor
+
+    config = serve_config(options)
+    reporter = Reporter(config.log.file)
+    try:
+        return Supervisor(config, reporter).run()
+    finally:
+        reporter.close()
+
+
+def serve_config(options: Options) -> ServeConfig:
+    """The settings of the file with those of the command line over them."""
+    config = load_config(options.config) if options.config is not None else ServeConfig()
+
+    def given(**values: Any) -> dict[str, Any]:
+        return {name: value for name, value in values.items() if value is not None}
+
+    enabled = False if options.no_viewer else None
+    viewer = given(enabled=enabled, host=options.viewer_host, port=options.viewer_port)
+    top = given(
+        ingest=options.ingest,
+        updates=options.updates,
+        requests=options.requests,
+        session_dir=options.session_dir,
+        device=options.device,
+        max_sessions=options.max_sessions,
+        insecure=options.insecure or None,
+    )
+    session = given(long_side=options.long_side)
+    return dataclasses.replace(
+        config,
+        **top,
+        viewer=dataclasses.replace(config.viewer, **viewer),
+        session=dataclasses.replace(config.session, **session),
+    )

@@ -1,0 +1,106 @@
+"""What is checked before the daemon starts anything: addresses, device, the viewer's port."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import ipaddress
+import re
+import socket
+
+from streamer.config import ConfigError, ServeConfig
+
+_TCP = re.compile(r"^tcp://(?P<host>\[[^\]]+\]|[^:]+):(?P<port>\*|\d{1,5})$")
+_NO_KEYS = (
+    "is not a loopback address, and this version does not authenticate readers and senders yet "
+    "(CURVE keys come later): keep to 127.0.0.1 or ipc://, tunnel through ssh, or accept that "
+    "anybody who reaches it can send and read: --insecure"
+)
+
+
+def check_config(config: ServeConfig) -> list[str]:
+    """Warnings about settings that work but should be known.
+
+    Raises ConfigError for settings with which the daemon must not start.
+    """
+    warnings = []
+    for key in ("ingest", "updates", "requests"):
+        address = getattr(config, key)
+        host = _host_of(key, address)
+        if host is not None and not is_loopback(host):
+            _refuse_unless(config.insecure, f"{key}: {address} {_NO_KEYS}")
+            warnings.append(f"{key}: {address} is open to everybody who reaches it (--insecure)")
+    if config.viewer.enabled and not is_loopback(config.viewer.host):
+        host = config.viewer.host
+        _refuse_unless(config.insecure, f"viewer.host: {host} {_NO_KEYS}")
+        warnings.append(f"viewer.host: {host} is open to everybody who reaches it (--insecure)")
+    if config.device == "cuda":
+        _check_cuda()
+    return warnings
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address."""
+    host = host.strip("[]")
+    if host in ("localhost", "lo"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def claim_viewer_port(config: ServeConfig) -> ServeConfig:
+    """The same settings with the viewer's port settled, which must be free.
+
+    Raises ConfigError where another program has it.
+    """
+    viewer = config.viewer
+    family = socket.AF_INET6 if ":" in viewer.host else socket.AF_INET
+    with contextlib.closing(socket.socket(family, socket.SOCK_STREAM)) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((viewer.host, viewer.port))
+        except OSError as error:
+            raise ConfigError(
+                f"viewer.port: {viewer.host}:{viewer.port} cannot be bound ({error.strerror}): "
+                "stop what runs there, or give another port with --viewer-port (0 takes a free "
+                "one), or do without the page: --no-viewer"
+            ) from None
+        port = probe.getsockname()[1]
+    return dataclasses.replace(config, viewer=dataclasses.replace(viewer, port=port))
+
+
+def reachable(address: str) -> str:
+    """Where this machine connects to an address that was bound to all interfaces."""
+    return re.sub(r"^tcp://(0\.0\.0\.0|\*|\[::\]):", "tcp://127.0.0.1:", address)
+
+
+def _host_of(key: str, address: str) -> str | None:
+    if address.startswith("ipc://") and len(address) > len("ipc://"):
+        return None
+    match = _TCP.match(address)
+    if match is None:
+        raise ConfigError(
+            f"{key}: {address!r} is not an address: give tcp://HOST:PORT (a port of * takes a "
+            "free one) or ipc://PATH"
+        )
+    if match["port"] != "*" and int(match["port"]) > 65535:
+        raise ConfigError(f"{key}: port {match['port']} is not in 0..65535")
+    return match["host"]
+
+
+def _refuse_unless(allowed: bool, reason: str) -> None:
+    if not allowed:
+        raise ConfigError(reason)
+
+
+def _check_cuda() -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        built = "" if torch.version.cuda else " (this torch is built for the CPU only)"
+        raise ConfigError(
+            f"device: 'cuda' was asked for, but there is no working CUDA device{built}: use "
+            "--device cpu or auto; `splatstream doctor` says what is missing"
+        )

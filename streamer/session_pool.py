@@ -1,0 +1,163 @@
+"""The session processes: one per name, and one warm spare, so that a first frame need not wait
+for imports and kernels.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from streamer.child_process import BACKOFF_S, STEADY_S, ChildProcess
+from streamer.protocol.fields import Header
+from streamer.protocol.internal import SessionRefused, SessionStarted
+from streamer.protocol.links import Assign, SessionLost
+
+SPARE_DELAY_S = 20.0
+"""Warming a spare takes all cores for seconds: not while a session has just begun."""
+
+
+@dataclass(slots=True)
+class SessionRoom:
+    """What the pool needs of its supervisor."""
+
+    limit: int
+    """Most sessions at a time."""
+    child: Callable[[], ChildProcess]
+    """A new session process, not yet started."""
+    send: Callable[[bytes, Header], None]
+    """A message to one process, by its control identity."""
+    tell: Callable[[Header], None]
+    """A message to ingest and publisher."""
+    log: Callable[[str], None]
+
+
+@dataclass(slots=True)
+class _Session:
+    name: str
+    child: ChildProcess | None = None
+    deaths: int = 0
+    start_at: float = 0.0
+    _assigned: float = 0.0
+
+    def take(self, child: ChildProcess) -> None:
+        """Run in this process from now on."""
+        child.session = self.name
+        self.child = child
+        self._assigned = time.monotonic()
+
+    def lose(self) -> None:
+        """The process is gone; the next one waits the longer, the oftener this happens."""
+        self.child = None
+        now = time.monotonic()
+        if now - self._assigned > STEADY_S:
+            self.deaths = 0
+        self.start_at = now + BACKOFF_S[min(self.deaths, len(BACKOFF_S) - 1)]
+        self.deaths += 1
+
+
+class SessionPool:
+    """Names to processes. Who asks for a name gets one, who dies is replaced under its name."""
+
+    def __init__(self, room: SessionRoom) -> None:
+        self._room = room
+        self._sessions: dict[str, _Session] = {}
+        self._spare: ChildProcess | None = room.child()
+        self._spare_at = 0.0
+
+    @property
+    def warm(self) -> bool:
+        """Whether a session's first frame would not wait for its process."""
+        return self._spare is not None and self._spare.ready
+
+    def names(self) -> list[str]:
+        """Names of all sessions, running or about to."""
+        return list(self._sessions)
+
+    def is_lost(self, name: str) -> bool:
+        """Whether a session has no process at the moment."""
+        return self._sessions[name].child is None
+
+    def children(self) -> Iterator[ChildProcess]:
+        """All processes."""
+        if self._spare is not None:
+            yield self._spare
+        for session in self._sessions.values():
+            if session.child is not None:
+                yield session.child
+
+    def need(self, name: str) -> str | None:
+        """Give a session its process; the reason where there is no room for it."""
+        if name in self._sessions:
+            return None
+        if len(self._sessions) >= self._room.limit:
+            names = ", ".join(self._sessions)
+            return (
+                f"session: {name!r} would be one more than max_sessions ({self._room.limit}); "
+                f"running: {names}"
+            )
+        self._sessions[name] = _Session(name)
+        self._assign()
+        return None
+
+    def look_after(self) -> None:
+        """Start, replace and assign what is due; call often."""
+        self._look_after_spare()
+        for session in list(self._sessions.values()):
+            self._look_after_session(session)
+        self._assign()
+
+    def _look_after_spare(self) -> None:
+        waiting = any(session.child is None for session in self._sessions.values())
+        if self._spare is None:
+            room = len(self._sessions) < self._room.limit
+            if waiting or (room and time.monotonic() >= self._spare_at):
+                self._spare = self._room.child()
+            else:
+                return
+        spare = self._spare
+        if spare.process is None:
+            if time.monotonic() >= spare.start_at:
+                spare.start()
+            return
+        self._print(spare, spare.read_lines())
+        status = spare.died()
+        if status is not None:
+            self._print(spare, spare.forget())
+            self._room.log(f"a waiting session process ended with status {status}")
+
+    def _look_after_session(self, session: _Session) -> None:
+        child = session.child
+        if child is None:
+            return
+        self._print(child, child.read_lines())
+        status = child.died()
+        if status is None:
+            return
+        self._print(child, child.forget())
+        if child.given_up is not None:
+            del self._sessions[session.name]
+            self._room.tell(
+                SessionRefused(session=session.name, code="internal", reason=child.given_up)
+            )
+            return
+        session.lose()
+        self._room.log(f"session {session.name} ended with status {status}: it is started anew")
+        self._room.tell(SessionLost(session=session.name))
+
+    def _assign(self) -> None:
+        for session in self._sessions.values():
+            spare = self._spare
+            if session.child is not None or time.monotonic() < session.start_at:
+                continue
+            if spare is None or spare.process is None or not spare.ready:
+                return
+            session.take(spare)
+            self._spare = None
+            self._spare_at = time.monotonic() + SPARE_DELAY_S
+            self._room.send(spare.identity, Assign(session=session.name))
+            self._room.tell(SessionStarted(session=session.name))
+
+    def _print(self, child: ChildProcess, lines: list[str]) -> None:
+        for line in lines:
+            self._room.log(f"[{child.label}] {line}")

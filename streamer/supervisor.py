@@ -1,0 +1,296 @@
+"""Starts the daemon's processes, keeps them running, ends them all.
+
+One loop in one thread: orders and readiness over the control socket, deaths from the process
+table, log lines from pipes. The processes themselves hold everything that is worth keeping, so
+that any of them may die: addresses stay, and who comes back finds its state with its neighbours.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from types import FrameType
+
+import zmq
+
+from streamer.child_process import ChildProcess
+from streamer.config import ServeConfig, write_run_config
+from streamer.control import CONTROL, bind, ipc_address
+from streamer.preflight import check_config, claim_viewer_port, reachable
+from streamer.protocol import Message, ProtocolError, decode, encode
+from streamer.protocol.fields import Header
+from streamer.protocol.internal import NeedSession, Ready, SessionRefused, SessionStarted
+from streamer.protocol.links import Failed, SessionLost
+from streamer.reporter import Reporter
+from streamer.run_dir import make_run_dir, remove_run_dir
+from streamer.session_pool import SessionPool, SessionRoom
+from streamer.status_line import StatusLine
+
+PUBLIC = frozenset({"ingest", "updates", "requests"})
+POLL_MS = 100
+TERM_S = 4.0
+"""Patience after SIGTERM; with SIGKILL for the rest, everything is over within five seconds."""
+START_S = 180.0
+"""A first start compiles kernels; after so long the daemon says that it does not come up."""
+MAX_START_DEATHS = 3
+
+
+class StartFailed(ValueError):
+    """The daemon cannot start; the message says what has to be changed."""
+
+
+class Supervisor:
+    """The daemon. Made and run in the main thread.
+
+    Args:
+        config: checked by :func:`streamer.preflight.check_config` before anything starts.
+        reporter: where to say what happens.
+    """
+
+    def __init__(self, config: ServeConfig, reporter: Reporter) -> None:
+        self._config = dataclasses.replace(config)
+        self._reporter = reporter
+        self._stopping = 0
+        self._announced = False
+
+    def run(self) -> int:
+        """Serve until SIGINT, SIGTERM or SIGHUP; returns the exit status.
+
+        Raises ConfigError or StartFailed where something has to be changed first.
+        """
+        for warning in check_config(self._config):
+            self._reporter.log(f"warning: {warning}")
+        if self._config.viewer.enabled:
+            self._config = claim_viewer_port(self._config)
+        with self._signals(), self._folder() as run_dir:
+            self._open(run_dir)
+            try:
+                self._loop()
+            finally:
+                self._end()
+        return 0
+
+    def _open(self, run_dir: Path) -> None:
+        self._run_dir = run_dir
+        write_run_config(self._config, run_dir)
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._control = self._context.socket(zmq.ROUTER)
+        self._control.setsockopt(zmq.LINGER, 0)
+        bind(self._control, ipc_address(run_dir, CONTROL), "the run folder")
+        self._ingest = self._child("ingest", "streamer.ingest")
+        self._publisher = self._child("publisher", "streamer.publisher")
+        self._viewer: ChildProcess | None = None
+        self._pool = SessionPool(
+            SessionRoom(
+                limit=self._config.max_sessions,
+                child=lambda: self._child("session", "streamer.session"),
+                send=self._send,
+                tell=self._tell,
+                log=self._reporter.log,
+            )
+        )
+        self._status: StatusLine | None = None
+        self._started = time.monotonic()
+
+    def _child(self, role: str, module: str) -> ChildProcess:
+        return ChildProcess(role, [module, "--run-dir", str(self._run_dir)])
+
+    def _loop(self) -> None:
+        self._reporter.log("starting; the first start on a machine compiles for a while")
+        while not self._stopping:
+            for child in self._children():
+                self._look_after(child)
+            self._pool.look_after()
+            if self._control.poll(POLL_MS):
+                self._take_messages()
+            if not self._announced:
+                self._announce_when_ready()
+            elif self._status is not None:
+                for name in self._pool.names():
+                    self._status.follow(name)
+                self._reporter.status(self._status.text())
+
+    def _children(self) -> list[ChildProcess]:
+        children = [self._ingest, self._publisher]
+        if self._viewer is None and self._config.viewer.enabled and self._publisher.ready:
+            self._viewer = self._viewer_child()
+        if self._viewer is not None:
+            children.append(self._viewer)
+        return children
+
+    def _viewer_child(self) -> ChildProcess:
+        config = self._config
+        arguments = ["viewer", "--updates", reachable(config.updates)]
+        arguments += ["--requests", reachable(config.requests)]
+        arguments += ["--host", config.viewer.host, "--port", str(config.viewer.port)]
+        return ChildProcess("viewer", arguments)
+
+    def _look_after(self, child: ChildProcess) -> None:
+        for line in child.read_lines():
+            self._reporter.log(f"[{child.label}] {line}")
+        if child.process is None:
+            if time.monotonic() >= child.start_at:
+                child.start()
+            return
+        status = child.died()
+        if status is None:
+            return
+        for line in child.forget():
+            self._reporter.log(f"[{child.label}] {line}")
+        if self._announced:
+            self._reporter.log(f"{child.label} ended with status {status}: it is started again")
+        elif child.deaths >= MAX_START_DEATHS and child is not self._viewer:
+            raise StartFailed(
+                f"the {child.role} process does not start (status {status}); what it said is above"
+            )
+
+    def _take_messages(self) -> None:
+        while True:
+            try:
+                identity, *frames = self._control.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            try:
+                self._take(identity, decode(frames))
+            except ProtocolError as error:
+                self._reporter.log(f"{identity.decode('ascii', 'replace')}: {error}")
+
+    def _take(self, identity: bytes, message: Message) -> None:
+        child = self._find(identity)
+        if child is None:
+            return
+        if message.kind == Ready.KIND:
+            self._ready(child, message.read(Ready).addresses)
+        elif message.kind == Failed.KIND:
+            self._failed(child, message.read(Failed))
+        elif message.kind == NeedSession.KIND:
+            self._need_session(message.read(NeedSession).session)
+
+    def _find(self, identity: bytes) -> ChildProcess | None:
+        for child in (self._ingest, self._publisher, *self._pool.children()):
+            if child.process is not None and child.identity == identity:
+                return child
+        return None
+
+    def _ready(self, child: ChildProcess, addresses: dict[str, str]) -> None:
+        child.ready = True
+        if addresses:
+            # Whoever starts again binds what it had, also where any free port was asked for.
+            for name in PUBLIC & addresses.keys():
+                setattr(self._config, name, addresses[name])
+            write_run_config(self._config, self._run_dir)
+        if child is self._ingest or child is self._publisher:
+            for name in self._pool.names():
+                self._send(child.identity, SessionStarted(session=name))
+                if child is self._publisher and self._pool.is_lost(name):
+                    self._send(child.identity, SessionLost(session=name))
+
+    def _failed(self, child: ChildProcess, failed: Failed) -> None:
+        child.given_up = failed.reason
+        if child.session is None and not self._announced:
+            raise StartFailed(failed.reason)
+        self._reporter.log(f"{child.label}: {failed.reason}")
+
+    def _need_session(self, name: str) -> None:
+        refusal = self._pool.need(name)
+        if refusal is None:
+            self._tell(SessionStarted(session=name))
+        elif self._ingest.ready:
+            refused = SessionRefused(session=name, code="busy", reason=refusal)
+            self._send(self._ingest.identity, refused)
+
+    def _tell(self, header: Header) -> None:
+        """Both ends of a session's line."""
+        for child in (self._ingest, self._publisher):
+            if child.process is not None and child.ready:
+                self._send(child.identity, header)
+
+    def _send(self, identity: bytes, header: Header) -> None:
+        self._control.send_multipart([identity, *encode(header)], zmq.NOBLOCK)
+
+    def _announce_when_ready(self) -> None:
+        if time.monotonic() - self._started > START_S:
+            raise StartFailed(f"the daemon is not up after {START_S:.0f} s; what it said is above")
+        page = self._page()
+        if not (self._ingest.ready and self._publisher.ready and self._pool.warm) or page is None:
+            return
+        config = self._config
+        self._announced = True
+        self._status = StatusLine(reachable(config.updates), self._context)
+        self._reporter.ready(
+            f"ingest {config.ingest} updates {config.updates} requests {config.requests} {page}"
+        )
+
+    def _page(self) -> str | None:
+        """How the ready line names the live page; None while it is on its way."""
+        config = self._config.viewer
+        if not config.enabled:
+            return "viewer off"
+        if self._viewer is None:
+            return None
+        host = "127.0.0.1" if config.host in ("0.0.0.0", "") else config.host
+        if self._viewer.process is not None and _listens(host, config.port):
+            return f"viewer http://{host}:{config.port}"
+        return "viewer (does not start)" if self._viewer.deaths >= MAX_START_DEATHS else None
+
+    @contextmanager
+    def _folder(self) -> Iterator[Path]:
+        run_dir = make_run_dir()
+        try:
+            yield run_dir
+        finally:
+            remove_run_dir(run_dir)
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        def stop(_number: int, _frame: FrameType | None) -> None:
+            self._stopping += 1
+
+        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        before = {number: signal.signal(number, stop) for number in numbers}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _end(self) -> None:
+        """SIGTERM to all, SIGKILL to who is left, nothing stays behind."""
+        self._reporter.log("ending")
+        children = [self._ingest, self._publisher, *self._pool.children()]
+        if self._viewer is not None:
+            children.append(self._viewer)
+        for child in children:
+            child.signal(signal.SIGTERM)
+        deadline = time.monotonic() + TERM_S
+        asked = self._stopping
+        while any(c.process is not None and c.process.poll() is None for c in children):
+            if time.monotonic() > deadline or self._stopping > asked:
+                break
+            for child in children:
+                child.read_lines()
+            time.sleep(0.02)
+        for child in children:
+            child.signal(signal.SIGKILL)
+            if child.process is not None:
+                child.process.wait()
+                child.forget()
+        if self._status is not None:
+            self._status.close()
+        self._control.close()
+        self._context.term()
+        for name in PUBLIC:
+            address = getattr(self._config, name)
+            if address.startswith("ipc://"):
+                Path(address.removeprefix("ipc://")).unlink(missing_ok=True)
+
+
+def _listens(host: str, port: int) -> bool:
+    with closing(socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)) as probe:
+        probe.settimeout(0.2)
+        return probe.connect_ex((host, port)) == 0
