@@ -54,7 +54,7 @@ class StreamingConfig:
     """
 
     patch_size: int = 8
-    width: int = 96
+    width: int = 64
     layers: int = 3
     attention_head_dim: int = 32
     fast_weight_head_dim: int = 32
