@@ -102,7 +102,8 @@ def score(
         if place not in gains:
             frame = given[place]
             image = frame.image.astype(np.float32) / 255.0
-            gains[place] = estimate_log_gain(image, world.render(frame, background), frame.valid)
+            gain = estimate_log_gain(image, world.render(frame, background), frame.valid)
+            gains[place] = np.zeros(3, np.float32) if gain is None else gain
         return gains[place]
 
     views, renders = [], []

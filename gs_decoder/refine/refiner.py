@@ -36,6 +36,7 @@ class RefineConfig:
     rate_opacity: float = 5e-2
     rate_color: float = 6e-3
     rate_gain: float = 2e-3
+    gain_decay: float = 1e-3
     ssim_weight: float = 0.2
     depth_weight: float = 0.1
     recent_views: int = 8
@@ -191,6 +192,7 @@ class Refiner:
         self.steps += 1
         if self.steps % self.config.prune_every == 0:
             self.prune()
+            self._centre_gains()
         return float(np.mean([result.loss for result in results]))
 
     def prune(self) -> int:
@@ -215,6 +217,19 @@ class Refiner:
         self._touched[: parameters.count] = touched
         self._touched[parameters.count : before] = False
         self._touched[: parameters.count] |= np.isin(parameters.chunk[: parameters.count], thinned)
+
+    def _centre_gains(self) -> None:
+        """Make the views' mean log gain zero, by colours in its place: no view's picture changes.
+
+        Else the map would keep the exposure of its first frame, however the camera adapted.
+        """
+        mean = np.mean([view.log_gain for view in self.views.values()], axis=0)
+        for view in self.views.values():
+            view.log_gain -= mean
+        rows = self.parameters.rows[: self.parameters.count]
+        rows[:, adam.COLOR :] *= np.exp(mean)
+        self.parameters.activate()
+        self._touched[: self.parameters.count] = True
 
     def psnr(self) -> float | None:
         """Mean PSNR over the recent views' last refinement, dB; None before the first."""
@@ -296,7 +311,7 @@ class Refiner:
     def _update_gain(self, view: RefineView, result: ViewGradient) -> None:
         """Adam on the view's three log gains, held near 0 so that the map keeps the exposure."""
         view.psnr = -10.0 * float(np.log10(max(result.mse, 1e-10)))
-        gradient = result.log_gain + 1e-3 * view.log_gain
+        gradient = result.log_gain + self.config.gain_decay * view.log_gain
         view.gain_steps += 1
         first, second = view.gain_moments
         first[:] = adam.BETA1 * first + (1 - adam.BETA1) * gradient

@@ -115,7 +115,7 @@ class NumbaViewRenderer:
 
     def __init__(self, workers: int) -> None:
         self._rasterizers = [NumbaRasterizer(threads=1) for _ in range(workers)]
-        self._whole = NumbaRasterizer()
+        self._whole = NumbaRasterizer(threads=workers)
 
     def render(
         self,
@@ -175,9 +175,7 @@ class NumbaViewRenderer:
             ssim_weight=ssim_weight,
             depth_weight=depth_weight,
         )
-        gradients = rasterizer.backward(
-            render, image.rgb, image.depth, np.zeros((height, width), np.float32)
-        )
+        gradients = rasterizer.backward(render, image.rgb, image.depth)
         return ViewGradient(
             image.loss,
             image.mse,

@@ -105,6 +105,7 @@ class Engine:
         self.selector = KeyframeSelector(self.config.keyframes)
         self.keyframes: dict[int, Keyframe] = {}
         self._chunk_of_seq: dict[int, int] = {}
+        self._last_seq: dict[str, int] = {}
         self._scene_depth: float | None = None
         self._quiet_since_step = 0
         self._published_at = 0.0
@@ -149,7 +150,10 @@ class Engine:
             self._predict_and_fuse(chosen, poses)
         for frame in frames:
             if frame.seq not in self.refiner.views:
-                self._add_view(frame, poses[frame.seq], None)
+                height, width = frame.image.shape[:2]
+                pose = poses[frame.seq]
+                rendered = self.refiner.render(pose, frame.K, width, height)
+                self._add_view(frame, pose, self._exposure(frame, rendered))
         self._quiet_since_step = self.refiner.steps
         self.frames_done += len(frames)
         self.publish()
@@ -230,7 +234,7 @@ class Engine:
         confident = confidence > self.config.fusion.confidence
         self._scene_depth = float(np.median(depth[confident] if confident.any() else depth))
         rendered = self.refiner.render(pose, frame.K, width, height)
-        log_gain = estimate_log_gain(color, rendered, frame.valid)
+        log_gain = self._exposure(frame, rendered)
         splats = fuse_view(
             np.ascontiguousarray(color * np.exp(-log_gain)),
             depth,
@@ -268,24 +272,36 @@ class Engine:
         self.keyframes[frame.seq] = keyframe
         self.outbox.keyframes([keyframe])
 
+    def _exposure(
+        self, frame: Frame, rendered: tuple[Float32, Float32, Float32] | None
+    ) -> Float32:
+        """(3,) log gain of a frame against the map; its camera's last one where the map is new."""
+        image = frame.image.astype(np.float32) / 255.0
+        log_gain = estimate_log_gain(image, rendered, frame.valid)
+        if log_gain is None:
+            last = self.refiner.views.get(self._last_seq.get(frame.camera, -1))
+            return np.zeros(3, np.float32) if last is None else last.log_gain
+        return log_gain
+
     def _local(self, pose: Float64) -> Float64:
         """A pose relative to the refiner's origin."""
         local = pose.copy()
         local[:3, 3] -= self.refiner.origin
         return local
 
-    def _add_view(self, frame: Frame, pose: Float64, log_gain: Float32 | None) -> None:
-        view = RefineView(
-            key=frame.seq,
-            image=frame.image,
-            K=frame.K,
-            c2w=pose,
-            valid=frame.valid,
-            depth=frame.depth,
+    def _add_view(self, frame: Frame, pose: Float64, log_gain: Float32) -> None:
+        self._last_seq[frame.camera] = frame.seq
+        self.refiner.add_view(
+            RefineView(
+                key=frame.seq,
+                image=frame.image,
+                K=frame.K,
+                c2w=pose,
+                valid=frame.valid,
+                depth=frame.depth,
+                log_gain=log_gain.copy(),
+            )
         )
-        if log_gain is not None:
-            view.log_gain = log_gain
-        self.refiner.add_view(view)
 
     def _make_room(self, count: int) -> None:
         """Before `count` splats come, the least of the old ones leave if the map would overflow."""
