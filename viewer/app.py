@@ -58,7 +58,7 @@ class App:
         self._cameras_visible = True
         self._origin: np.ndarray | None = None
         self._view: View = DEFAULT_VIEW
-        self._began = time.monotonic()
+        self._plot_begins: float | None = None
 
     def run(self) -> None:
         """Draw until `stop` is called."""
@@ -110,7 +110,7 @@ class App:
         self._shown = _NOTHING
         self._origin = None
         self._view = DEFAULT_VIEW
-        self._began = time.monotonic()
+        self._plot_begins = None
         self._commands.forget()
 
     def _settle(self, state: FeedState) -> None:
@@ -165,7 +165,9 @@ class App:
         if figures is None or figures.psnr is None:
             return
         if drawn is None or figures != drawn.figures:
-            self._panel.add_psnr(time.monotonic() - self._began, figures.psnr)
+            now = time.monotonic()
+            self._plot_begins = now if self._plot_begins is None else self._plot_begins
+            self._panel.add_psnr(now - self._plot_begins, figures.psnr)
 
     def _draw_chosen(self) -> None:
         chosen = self._commands.take_chosen()

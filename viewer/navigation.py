@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import numpy as np
 import viser
 
 from gs_decoder import Similarity
 from viewer.geometry import View
+
+_BEHIND = 0.3
+"""Median depths of the first key frame."""
 
 
 class Navigation:
@@ -22,7 +26,7 @@ class Navigation:
         server.on_client_disconnect(lambda client: self.set_follow(client.client_id, False))
 
     def place(self, pose: Similarity, view: View, up: np.ndarray) -> None:
-        """Begin at a key frame: all windows that are open, and all that will be.
+        """Begin a little behind a key frame: all windows, open now or later.
 
         Args:
             pose: camera to page, OpenCV axes.
@@ -31,6 +35,7 @@ class Navigation:
         """
         self._up = up
         self._server.scene.set_up_direction(up)
+        pose = _behind(pose, view)
         initial = self._server.initial_camera
         initial.position = pose.translation
         initial.look_at = _target(pose, view)
@@ -64,6 +69,12 @@ class Navigation:
             client.camera.position = pose.translation
             client.camera.look_at = _target(pose, view)
             client.camera.fov = view.fov_y
+
+
+def _behind(pose: Similarity, view: View) -> Similarity:
+    """So far back that the camera itself is in the picture."""
+    back = _BEHIND * view.depth * pose.scale * pose.rotation[:, 2]
+    return replace(pose, translation=pose.translation - back)
 
 
 def _target(pose: Similarity, view: View) -> np.ndarray:

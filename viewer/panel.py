@@ -103,7 +103,7 @@ class Panel:
         paused = state.figures is not None and state.figures.state == "paused"
         _set(self._pause, "visible", not paused)
         _set(self._resume, "visible", paused)
-        reachable = state.link == "live" and state.session is not None
+        reachable = state.link == "live" and state.session in state.sessions
         for button in (self._pause, self._resume, self._save):
             _set(button, "disabled", not reachable)
         self._draw_sessions(state)

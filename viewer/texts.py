@@ -13,7 +13,7 @@ _STATES = {
     "starting": ("starting", _BUSY),
     "waiting": ("waiting for frames", _IDLE),
     "idle": ("up to date", _GOOD),
-    "running": ("mapping", _GOOD),
+    "streaming": ("mapping", _GOOD),
     "refining": ("refining", _GOOD),
     "paused": ("paused", _BUSY),
     "lost": ("the session's process died; another one is starting", _BAD),

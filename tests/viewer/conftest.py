@@ -1,0 +1,58 @@
+"""One viewer process, one publisher process and one browser for all tests of the page."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser
+from viewer_browser import chromium
+from viewer_daemon import PublisherProcess, SessionVoice
+
+MAX_SPLATS = 12_000
+
+
+@dataclass(frozen=True)
+class Stack:
+    """What a person has running when the page is open."""
+
+    publisher: PublisherProcess
+    voice: SessionVoice
+    browser: Browser
+    address: str
+
+
+@pytest.fixture(scope="package")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    with chromium() as browser:
+        run_dir: Path = tmp_path_factory.mktemp("run")
+        publisher = PublisherProcess(run_dir)
+        publisher.start()
+        command = [
+            sys.executable, "-m", "viewer", "--port", "0", "--max-splats", str(MAX_SPLATS),
+            "--updates", publisher.updates, "--requests", publisher.requests,
+            "--session", "office",
+        ]  # fmt: skip
+        viewer = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "OMP_WAIT_POLICY": "passive"},
+        )
+        voice = SessionVoice(run_dir, "office")
+        try:
+            assert viewer.stdout is not None
+            address = viewer.stdout.readline().split()[1]
+            yield Stack(publisher, voice, browser, address)
+            viewer.terminate()
+            assert viewer.wait(timeout=10) == 0, "the viewer did not end cleanly"
+        finally:
+            viewer.kill()
+            viewer.communicate(timeout=10)
+            voice.close()
+            publisher.kill()

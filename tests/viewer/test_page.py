@@ -1,0 +1,243 @@
+"""The live page in a real browser, against a real publisher that is fed a growing map."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import MAX_SPLATS, Stack
+from playwright.sync_api import Page, expect
+from viewer_browser import (
+    HEIGHT,
+    WIDTH,
+    correlation,
+    coverage,
+    drawn,
+    intrinsics,
+    luminance,
+    open_at,
+    pictures,
+    read_canvas,
+    until,
+    watch,
+)
+from viewer_capture import View, add_view, new_map, views
+
+from gs_decoder import SplatMap, rasterize
+from streamer.requests import Requests
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
+
+FOV = 0.7
+AWAY = "the daemon has been away"
+
+
+@pytest.fixture(scope="module")
+def office(capture_dir) -> list[View]:  # type: ignore[no-untyped-def]
+    folder: Path = capture_dir("hololens_office")
+    return [view for view, _ in zip(views(folder), range(6))]
+
+
+class Stage:
+    """A new epoch of the session, and the page that looks at it from one key frame."""
+
+    def __init__(self, stack: Stack, office: Sequence[View]) -> None:
+        self.stack, self.voice, self.office = stack, stack.voice, office
+        self.map = new_map()
+        self.voice.begin(self.map.snapshot)
+        self.page: Page = open_at(stack.browser, stack.address, office[0].c2w, FOV)
+        self.page.get_by_text("waiting for frames").wait_for(timeout=15_000)
+
+    def add(self, view: View) -> None:
+        chunk = add_view(self.map, view)
+        self.voice.say_keyframe(view.seq, view.c2w, chunk, view.jpeg())
+        self.publish()
+
+    def publish(self) -> None:
+        self.voice.publish(self.map.drain_updates())
+        done = len(self.map.chunks)
+        self.voice.say_status(
+            frames_in=done + 2,
+            frames_done=done,
+            frames_waiting=2,
+            keyframes=done,
+            splats=self.map.count,
+            psnr=18.0 + done / 2,
+            state="streaming",
+
+        )
+
+    def pump(self, seconds: float) -> None:
+        """Let the voice and the page's own events go on."""
+        self.voice.pump(seconds / 2)
+        self.page.wait_for_timeout(500 * seconds)
+
+    def wait_until_shown(self) -> None:
+        """The page has the whole map, and the last picture of it."""
+        count = f"{self.map.count:,}"
+        cell = self.page.locator("tr", has_text="Splats").locator("td").nth(1)
+        until(lambda: cell.inner_text() == count, f"{count} splats on the page", 15.0, self.pump)
+        self.pump(1.0)
+
+    def wait_for_pictures(self, count: int) -> None:
+        """After `watch`: until the browser has drawn so many more."""
+        wanted = pictures(self.page) + count
+        until(lambda: pictures(self.page) >= wanted, "new pictures", 15.0, self.pump)
+
+    def hide_cameras(self) -> None:
+        self.page.get_by_label("Show key frames").evaluate("box => box.click()")
+
+
+@pytest.fixture
+def stage(stack: Stack, office: list[View]) -> Iterator[Stage]:
+    stage = Stage(stack, office)
+    yield stage
+    stage.page.close()
+
+
+def rendered(of: SplatMap, c2w: np.ndarray) -> np.ndarray:
+    """(HEIGHT, WIDTH, 4) uint8: our own picture of the map through the page's camera."""
+    splats = of.splats_world()
+    picture = rasterize(
+        splats.means, splats.quats_wxyz, splats.scales, splats.opacities, splats.sh,
+        torch.from_numpy(np.linalg.inv(c2w)).float(), torch.from_numpy(intrinsics(FOV)).float(),
+        WIDTH, HEIGHT, sh_degree=splats.sh_degree,
+    )  # fmt: skip
+    alpha = picture.alpha.reshape(HEIGHT, WIDTH, 1)
+    rgb = (picture.rgb / alpha.clamp_min(1e-6)).clamp(0, 1)
+    rgba = np.concatenate([rgb.numpy(), alpha.numpy()], axis=2)
+    return np.rint(rgba * 255).astype(np.uint8)
+
+
+def test_the_page_is_up_before_the_first_frame(stack: Stack) -> None:
+    page = open_at(stack.browser, stack.address, np.eye(4), FOV)
+    expect(page.get_by_text("waiting for frames")).to_be_visible(timeout=15_000)
+    expect(page).to_have_title("splatstream")
+    assert stack.address.startswith("http://127.0.0.1:")
+    assert page.get_by_text("Share").count() == 0
+    assert page.get_by_role("button", name="Pause").is_disabled()
+    assert coverage(read_canvas(page)) == 0.0
+    page.close()
+
+
+def test_the_page_shows_the_map_as_it_grows(stage: Stage, office: list[View]) -> None:
+    covered, likeness = [], []
+    for view in office:
+        stage.add(view)
+        if len(covered) == 0:
+            stage.hide_cameras()
+        stage.wait_until_shown()
+        shown = read_canvas(stage.page)
+        covered.append(coverage(shown))
+        likeness.append(
+            correlation(luminance(shown), luminance(rendered(stage.map, office[0].c2w)))
+        )
+    assert min(likeness) > 0.8, likeness
+    # The measure is not blind: another camera's picture, and an older map, are told apart.
+    elsewhere = rendered(stage.map, office[-1].c2w)
+    assert correlation(luminance(shown), luminance(elsewhere)) < 0.5
+    own = rendered(stage.map, office[0].c2w)
+    apart = np.abs(luminance(shown) - luminance(own)).mean()
+    apart_from_nothing = np.abs(luminance(np.zeros_like(shown)) - luminance(own)).mean()
+    assert apart < 0.3 * apart_from_nothing
+    assert abs(covered[-1] - coverage(own)) < 0.1
+
+
+def test_no_picture_is_blank_over_fifty_updates(stage: Stage, office: list[View]) -> None:
+    for view in office[:2]:
+        stage.add(view)
+    stage.hide_cameras()
+    stage.page.set_viewport_size({"width": WIDTH // 2, "height": HEIGHT // 2})
+    stage.wait_until_shown()
+    watch(stage.page)
+    stage.wait_for_pictures(3)
+    before = drawn(stage.page)
+    original = {identity: chunk.splats for identity, chunk in stage.map.chunks.items()}
+    random = np.random.default_rng(0)
+    for i in range(50):
+        identity = list(original)[i % 2]
+        splats, pose = original[identity], np.array(stage.map.chunks[identity].T_world_chunk)
+        if i in (15, 35):
+            stage.add(office[i // 15 + 1])
+        elif i % 3 == 0:
+            pose[:3, 3] += random.normal(scale=0.002, size=3)
+            stage.map.move({identity: pose})
+        else:
+            kept = np.sort(random.permutation(splats.count)[: int(splats.count * 0.97)])
+            stage.map.replace(identity, splats.select(kept))
+        stage.publish()
+        stage.pump(0.15)
+        # On a loaded machine the browser draws once a second: every update gets its picture.
+        stage.wait_for_pictures(1)
+    stage.wait_until_shown()
+    seen = drawn(stage.page)
+    assert before.min() > 0.4
+    assert seen.min() > 0.8 * before.min(), f"a picture with {seen.min():.2f} of the map"
+    # A page that is cleared is seen as blank by the same measure.
+    stage.voice.begin(new_map().snapshot)
+    until(lambda: drawn(stage.page)[-1] == 0.0, "a cleared page", 10.0, stage.pump)
+
+
+def test_the_page_says_that_the_daemon_is_away_and_comes_back(
+    stage: Stage, office: list[View]
+) -> None:
+    stage.add(office[0])
+    stage.wait_until_shown()
+    stage.stack.publisher.kill()
+    stage.page.get_by_text(AWAY).wait_for(timeout=10_000)
+    assert coverage(read_canvas(stage.page)) > 0.4, "the last map stays while nobody is there"
+    stage.map.drop(list(stage.map.chunks))
+    stage.stack.publisher.start()
+    stage.add(office[1])
+    until(
+        lambda: stage.page.get_by_text(AWAY).count() == 0, "the daemon is back", 15.0, stage.pump
+    )
+    stage.wait_until_shown()
+    # A session that begins anew is shown from its beginning.
+    stage.map = new_map()
+    stage.voice.begin(stage.map.snapshot)
+    stage.page.get_by_text("waiting for frames").wait_for(timeout=10_000)
+    stage.add(office[2])
+    stage.wait_until_shown()
+
+
+def test_buttons_reach_the_session_and_the_map_can_be_saved(
+    stage: Stage, office: list[View]
+) -> None:
+    stage.add(office[0])
+    stage.wait_until_shown()
+    stage.voice.orders.clear()
+    for button, order, text in (
+        ("Pause", "pause", "paused"),
+        ("Resume", "resume", "mapping"),
+    ):
+        stage.page.get_by_role("button", name=button).evaluate("button => button.click()")
+        until(lambda order=order: order in stage.voice.orders, order, 10.0, stage.pump)
+        until(
+            lambda text=text: stage.page.get_by_text(text, exact=False).count() > 0,
+            text, 10.0, stage.pump,
+        )  # fmt: skip
+    with stage.page.expect_download(timeout=30_000) as download:
+        stage.page.get_by_role("button", name="Save PLY").evaluate("button => button.click()")
+    with Requests(stage.stack.publisher.requests) as requests:
+        assert Path(download.value.path()).read_bytes() == requests.export("office", "ply")
+    assert download.value.suggested_filename == "office.ply"
+
+
+def test_the_budget_slider_cuts_the_map(stage: Stage, office: list[View]) -> None:
+    for view in office[:3]:
+        stage.add(view)
+    stage.wait_until_shown()
+    value = stage.page.locator(".mantine-NumberInput-input").first
+    value.fill(str(MAX_SPLATS // 4))
+    value.press("Enter")
+    row = stage.page.locator("tr", has_text="Splats")
+    until(lambda: "shown" in row.inner_text(), "a cut map", 10.0, stage.pump)
+    shown = int(row.inner_text().split("·")[1].replace("shown", "").replace(",", ""))
+    assert 0.7 * MAX_SPLATS // 4 < shown <= MAX_SPLATS // 4
+    value.fill(str(MAX_SPLATS))
+    value.press("Enter")
+    until(lambda: "shown" not in row.inner_text(), "the whole map again", 10.0, stage.pump)
