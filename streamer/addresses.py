@@ -13,7 +13,11 @@ from streamer.protocol.requests import SessionsRequest
 _TCP = re.compile(r"^tcp://(?P<host>.+):(?P<port>\d+)$")
 
 
-class DaemonNotFound(ValueError):
+class AddressError(ValueError):
+    """An address that cannot be used; the message names it and the remedy."""
+
+
+class DaemonNotFound(AddressError):
     """No daemon answers at an address; the message names it and what to check."""
 
 
@@ -29,7 +33,7 @@ def neighbour(address: str, step: int) -> str:
     """The TCP address ``step`` ports further; by default updates + 1 is requests."""
     match = _TCP.match(address)
     if match is None:
-        raise ValueError(
+        raise AddressError(
             f"address: {address!r} is not tcp://HOST:PORT, so the other one cannot be derived: "
             "give both, --updates and --requests"
         )
@@ -69,6 +73,17 @@ def find_daemon(
     return _first_to_answer(candidates, address, timeout)
 
 
+def connect(socket: zmq.Socket[bytes], address: str) -> None:
+    """Connect; raises AddressError for what is no address."""
+    try:
+        socket.connect(address)
+    except zmq.ZMQError as error:
+        raise AddressError(
+            f"address: {address!r} cannot be connected to ({error.strerror}): "
+            "give tcp://HOST:PORT or ipc://PATH"
+        ) from None
+
+
 def _first_to_answer(
     candidates: list[ReaderAddresses], address: str, timeout: float
 ) -> ReaderAddresses:
@@ -80,7 +95,7 @@ def _first_to_answer(
             socket = context.socket(zmq.DEALER)
             socket.setsockopt(zmq.LINGER, 0)
             sockets[socket] = candidate
-            socket.connect(candidate.requests)
+            connect(socket, candidate.requests)
             socket.send_multipart(encode(SessionsRequest()))
             poller.register(socket, zmq.POLLIN)
         for socket, _ in poller.poll(int(timeout * 1000)):

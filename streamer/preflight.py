@@ -30,9 +30,9 @@ def check_config(config: ServeConfig) -> list[str]:
         if host is not None and not is_loopback(host):
             _refuse_unless(config.insecure, f"{key}: {address} {_NO_KEYS}")
             warnings.append(f"{key}: {address} is open to everybody who reaches it (--insecure)")
-    if config.viewer.enabled and not is_loopback(config.viewer.host):
-        host = config.viewer.host
-        _refuse_unless(config.insecure, f"viewer.host: {host} {_NO_KEYS}")
+    host = config.viewer.host
+    if config.viewer.enabled and not is_loopback(host):
+        check_page_host(host, insecure=config.insecure, key="viewer.host")
         warnings.append(f"viewer.host: {host} is open to everybody who reaches it (--insecure)")
     if config.device == "cuda":
         _check_cuda()
@@ -56,19 +56,29 @@ def claim_viewer_port(config: ServeConfig) -> ServeConfig:
     Raises ConfigError where another program has it.
     """
     viewer = config.viewer
-    family = socket.AF_INET6 if ":" in viewer.host else socket.AF_INET
+    port = claim_port(viewer.host, viewer.port, "--viewer-port", "or --no-viewer for no page")
+    return dataclasses.replace(config, viewer=dataclasses.replace(viewer, port=port))
+
+
+def claim_port(host: str, port: int, option: str, otherwise: str = "") -> int:
+    """A port that is free to be bound, a free one for 0; raises ConfigError."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with contextlib.closing(socket.socket(family, socket.SOCK_STREAM)) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((viewer.host, viewer.port))
+            probe.bind((host, port))
         except OSError as error:
             raise ConfigError(
-                f"viewer.port: {viewer.host}:{viewer.port} cannot be bound ({error.strerror}): "
-                "stop what runs there, or give another port with --viewer-port (0 takes a free "
-                "one), or do without the page: --no-viewer"
+                f"{option}: {host}:{port} cannot be bound ({error.strerror}): stop what runs "
+                f"there, or give another port with {option} (0 takes a free one) {otherwise}"
             ) from None
-        port = probe.getsockname()[1]
-    return dataclasses.replace(config, viewer=dataclasses.replace(viewer, port=port))
+        return int(probe.getsockname()[1])
+
+
+def check_page_host(host: str, *, insecure: bool, key: str) -> None:
+    """Raises ConfigError for a page that others than this machine would reach unasked."""
+    if not is_loopback(host):
+        _refuse_unless(insecure, f"{key}: {host} {_NO_KEYS}")
 
 
 def reachable(address: str) -> str:

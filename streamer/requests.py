@@ -13,6 +13,7 @@ import numpy.typing as npt
 import zmq
 
 from gs_decoder import Have, Update
+from streamer.addresses import connect
 from streamer.protocol import Header, Message, ProtocolError, decode, encode
 from streamer.protocol.messages import CameraHeader
 from streamer.protocol.requests import (
@@ -232,7 +233,7 @@ class Requests:
     def _connect(self) -> zmq.Socket[bytes]:
         socket = self._context.socket(zmq.DEALER)
         socket.setsockopt(zmq.LINGER, 0)
-        socket.connect(self.address)
+        connect(socket, self.address)
         return socket
 
     def _reconnect(self) -> None:

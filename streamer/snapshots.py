@@ -10,6 +10,7 @@ from collections.abc import Iterable
 import zmq
 
 from gs_decoder import Have, Update
+from streamer.addresses import connect
 from streamer.protocol import Message, ProtocolError, decode, encode
 from streamer.protocol.requests import RequestError, SnapshotDone, SnapshotRequest
 from streamer.protocol.update_headers import UPDATE_HEADERS
@@ -89,7 +90,7 @@ class SnapshotReader:
         if self.socket is None:
             self.socket = self._context.socket(zmq.DEALER)
             self.socket.setsockopt(zmq.LINGER, 0)
-            self.socket.connect(self._address)
+            connect(self.socket, self._address)
         self._asked = next(self._numbers)
         self._heard = time.monotonic()
         self._not_before = self._heard + RETRY_S

@@ -27,7 +27,7 @@ from gs_decoder import (
     Splats,
     Update,
 )
-from streamer.addresses import neighbour
+from streamer.addresses import connect, neighbour
 from streamer.protocol import Buffer, ProtocolError
 from streamer.protocol.requests import Have
 from streamer.protocol.update_headers import (
@@ -120,7 +120,7 @@ class Subscriber:
         prefix = b"/" if session is None else f"/{session}/".encode()
         for subscription in (prefix, DAEMON_HEARTBEAT_TOPIC):
             self._socket.setsockopt(zmq.SUBSCRIBE, subscription)
-        self._socket.connect(updates)
+        connect(self._socket, updates)
         self._poller = zmq.Poller()
         self._poller.register(self._socket, zmq.POLLIN)
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 import signal
-import socket
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from types import FrameType
 
@@ -35,7 +35,7 @@ PUBLIC = frozenset({"ingest", "updates", "requests"})
 POLL_MS = 100
 TERM_S = 4.0
 """Patience after SIGTERM; with SIGKILL for the rest, everything is over within five seconds."""
-START_S = 180.0
+START_S = 600.0
 """A first start compiles kernels; after so long the daemon says that it does not come up."""
 MAX_START_DEATHS = 3
 
@@ -234,7 +234,7 @@ class Supervisor:
         if self._viewer is None:
             return None
         host = "127.0.0.1" if config.host in ("0.0.0.0", "") else config.host
-        if self._viewer.process is not None and _listens(host, config.port):
+        if self._viewer.process is not None and _serves(host, config.port):
             return f"viewer http://{host}:{config.port}"
         return "viewer (does not start)" if self._viewer.deaths >= MAX_START_DEATHS else None
 
@@ -290,7 +290,13 @@ class Supervisor:
                 Path(address.removeprefix("ipc://")).unlink(missing_ok=True)
 
 
-def _listens(host: str, port: int) -> bool:
-    with closing(socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)) as probe:
-        probe.settimeout(0.2)
-        return probe.connect_ex((host, port)) == 0
+def _serves(host: str, port: int) -> bool:
+    # A bare connection would be logged by the page's server as a broken handshake.
+    connection = HTTPConnection(host, port, timeout=0.5)
+    try:
+        connection.request("GET", "/")
+        return connection.getresponse().status < 500
+    except (OSError, HTTPException):
+        return False
+    finally:
+        connection.close()

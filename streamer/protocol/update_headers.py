@@ -95,6 +95,8 @@ class StatusHeader(UpdateHeader, frozen=True, kw_only=True, omit_defaults=False)
     latency_ms: LatencyMs | None = None
     psnr: float | None = None
     state: str = "starting"
+    model: str = ""
+    """What predicts the splats, in words."""
 
 
 class HeartbeatHeader(UpdateHeader, frozen=True, kw_only=True, omit_defaults=False):

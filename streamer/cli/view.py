@@ -1,0 +1,50 @@
+"""The live page on this machine, for a daemon that may run on another one.
+
+The address is the daemon's updates or requests address; the other one is found beside it.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import dataclass
+
+from tyro.conf import FlagCreatePairsOff, Positional
+
+
+@dataclass(kw_only=True, slots=True)
+class Options:
+    """Ctrl-C ends it."""
+
+    address: Positional[str] = "tcp://127.0.0.1:5557"
+    """Updates or requests address of the daemon."""
+    host: str = "127.0.0.1"
+    """Address that the page is served on."""
+    port: int = 8080
+    """Its port; 0 takes a free one."""
+    updates: str | None = None
+    """Updates address, where it is not the port below the requests one."""
+    requests: str | None = None
+    """Requests address, where it is not the port above the updates one."""
+    insecure: FlagCreatePairsOff[bool] = False
+    """Serve the page beyond this machine although nobody is authenticated."""
+
+
+def run(options: Options) -> int:
+    """Serves the page until Ctrl-C."""
+    from streamer.addresses import find_daemon
+    from streamer.preflight import check_page_host, claim_port
+
+    check_page_host(options.host, insecure=options.insecure, key="--host")
+    found = find_daemon(options.address, updates=options.updates, requests=options.requests)
+    port = claim_port(options.host, options.port, "--port")
+    print(f"http://{options.host}:{port} shows the daemon at {found.updates}", flush=True)
+    # The page is a package that stands on this one, so it is started, never imported.
+    command = [sys.executable, "-m", "viewer", "--updates", found.updates]
+    command += ["--requests", found.requests, "--host", options.host, "--port", str(port)]
+    process = subprocess.Popen(command)
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        process.wait(10)
+        return 0
