@@ -108,6 +108,9 @@ class Session:
         session.sender = Sender(note.hello, cameras, None, now)
         session.stream.restore(note.counts, note.next_seq)
         session.stream.open(note.hello.policy, expected_bytes(cameras))
+        if note.counts.frames_in:
+            # It has a process, which will say so itself.
+            session.link.process = Process.LOST
         session.save_counts()
         return session
 

@@ -117,7 +117,7 @@ class Stream:
         full = self.held_bytes > 0 and self.held_bytes + nbytes > self.limits.max_bytes
         if seq > self.limit or full:
             self._refused = seq
-            self._retry_bytes = nbytes
+            self._retry_bytes = nbytes if seq <= self.limit else None
             return Offer.NO_CREDIT
         self._refused = -1
         self._retry_bytes = None

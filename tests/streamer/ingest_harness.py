@@ -48,7 +48,8 @@ def picture(seq: int = 0, width: int = WIDTH, height: int = HEIGHT) -> np.ndarra
 
 def jpeg(seq: int = 0, width: int = WIDTH, height: int = HEIGHT) -> bytes:
     """A JPEG of `picture`."""
-    return cv2.imencode(".jpg", picture(seq, width, height))[1].tobytes()
+    bgr = np.ascontiguousarray(picture(seq, width, height)[..., ::-1])
+    return cv2.imencode(".jpg", bgr)[1].tobytes()
 
 
 def hello(session: str = "kitchen", client: str = "robot", **changes: Any) -> dict[str, Any]:
@@ -114,14 +115,14 @@ class RawClient:
     def greet(self, **changes: Any) -> dict[str, Any]:
         """HELLO, and the WELCOME that must answer it."""
         self.send("HELLO", hello(**changes))
-        kind, header = self.receive()
+        kind, header = self.receive("WELCOME", "ERROR")
         assert kind == "WELCOME", header
         return header
 
     def refused(self, **changes: Any) -> dict[str, Any]:
         """HELLO, and the ERROR that must answer it."""
         self.send("HELLO", hello(**changes))
-        kind, header = self.receive()
+        kind, header = self.receive("WELCOME", "ERROR")
         assert kind == "ERROR", (kind, header)
         return header
 
@@ -217,9 +218,11 @@ class FakeSession:
             self.batch(8)
         return self.seqs
 
-    def answer_poses(self, moved: int, unknown: list[int] | None = None) -> PosesForward:
+    def answer_poses(
+        self, moved: int, unknown: list[int] | None = None, timeout_s: float = WAIT_S
+    ) -> PosesForward:
         """Take a correction and say it is done."""
-        forward = self.receive(PosesForward.KIND).read(PosesForward)
+        forward = self.receive(PosesForward.KIND, timeout_s=timeout_s).read(PosesForward)
         self.say(
             PosesDone(
                 revision=forward.revision,
@@ -245,7 +248,6 @@ class IngestHarness:
         self.config = config
         self.process: subprocess.Popen[bytes] | None = None
         self.address = ""
-        self.asked: list[str] = []
         self._peer = b""
         self._log = open(run_dir / "log.txt", "ab")  # noqa: SIM115
         self._control = zmq.Context.instance().socket(zmq.ROUTER)
@@ -291,13 +293,10 @@ class IngestHarness:
         self._log.close()
         self._control.close()
 
-    def session_needed(self) -> str:
-        """Wait until the ingest asks for a session's process."""
-        return self._order(NeedSession.KIND).read(NeedSession).session
-
-    def no_session_needed(self, timeout_s: float = 0.3) -> bool:
-        """Whether it does not ask for a while."""
-        return not self._control.poll(int(timeout_s * 1000))
+    def session_needed(self, name: str) -> None:
+        """Wait until the ingest asks for this session's process."""
+        while self._order(NeedSession.KIND).read(NeedSession).session != name:
+            pass
 
     def say(self, header: Header) -> None:
         """An order to the ingest."""
@@ -305,13 +304,13 @@ class IngestHarness:
 
     def start_session(self, name: str = "kitchen") -> FakeSession:
         """Grant the session that the ingest asks for."""
-        assert self.session_needed() == name
+        self.session_needed(name)
         self.say(SessionStarted(session=name))
         return FakeSession(self.batches, name)
 
-    def refuse_session(self) -> None:
+    def refuse_session(self, name: str = "kitchen") -> None:
         """Answer the request with `busy`."""
-        name = self.session_needed()
+        self.session_needed(name)
         self.say(SessionRefused(session=name, code="busy", reason="4 sessions run already"))
 
     def client(self) -> RawClient:
@@ -328,10 +327,17 @@ class IngestHarness:
 
 
 @contextmanager
-def running_ingest(run_dir: Path, **queue: Any) -> Iterator[IngestHarness]:
+def running_ingest(
+    run_dir: Path, *, max_sessions: int = 4, **queue: Any
+) -> Iterator[IngestHarness]:
     """A started ingest on a free port; `queue` changes its settings."""
     config = config_from_mapping(
-        {"ingest": "tcp://127.0.0.1:*", "ingest_queue": queue, "session": {"long_side": 64}}
+        {
+            "ingest": "tcp://127.0.0.1:*",
+            "max_sessions": max_sessions,
+            "ingest_queue": queue,
+            "session": {"long_side": 64},
+        }
     )
     harness = IngestHarness(run_dir, config)
     try:

@@ -1,0 +1,113 @@
+"""Processes die: a killed ingest's successor, a session that starts anew, a reset map."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ingest_harness import CAMERA, EYE, FakeSession, running_ingest
+
+from streamer.protocol.internal import CountsUpdate
+from streamer.protocol.links import SessionLost
+
+SLAM = {"proto": [1, 0], "client": "slam", "role": "poses"}
+
+
+def test_a_killed_ingest_comes_back_where_it_stood(tmp_path: Path) -> None:
+    with running_ingest(tmp_path, max_waiting=10) as ingest:
+        with ingest.client() as client, ingest.client() as slam:
+            client.greet(convention="opengl", cameras={"front": CAMERA, "rear": CAMERA})
+            client.send_frame(0)
+            session = ingest.start_session()
+            client.acked(0)
+            assert session.take_until(0) == [0]
+            client.send_frame(1)
+            client.send_frame(2, pose=None)
+            client.send_frame(3)
+            client.acked(3)
+            address = ingest.address
+
+            ingest.kill()
+            ingest.start()
+
+            assert ingest.address == address
+            session.want(0)
+            # The old connection is not known to the new process, and learns it at once.
+            client.send_frame(4)
+            assert client.receive("ERROR")[1]["code"] == "no_hello"
+            with ingest.client() as other:
+                assert other.refused(client="other", resume=True)["code"] == "busy"
+            # The convention outlived the process: corrections need no sender to be there. Until
+            # the session has spoken to the new process, they are to be sent again.
+            slam.send("HELLO", {**SLAM, "session": "kitchen"})
+            assert slam.receive()[0] == "WELCOME"
+            while True:
+                session.want(0)
+                slam.send("POSES", {"revision": 1, "poses": [[0, EYE]]})
+                if slam.silent(0.5):
+                    break
+                assert slam.receive()[1]["code"] == "busy"
+            assert session.answer_poses(1).entries[0][1][5] == -1.0
+
+        with ingest.client() as client:
+            assert client.greet(resume=True)["next_seq"] == 4
+            client.send_frame(4)
+            assert client.acked(4)["dropped"] == 2
+            assert session.take_until(4) == [0, 4]
+            counts = session.batches[-1].counts
+            assert (counts.frames_in, counts.dropped, counts.rejected) == (4, 2, 1)
+        session.close()
+
+
+def test_a_session_that_starts_anew_goes_on_with_what_waits(tmp_path: Path) -> None:
+    with running_ingest(tmp_path) as ingest, ingest.client() as client:
+        client.greet()
+        for seq in range(4):
+            client.send_frame(seq)
+        session = ingest.start_session()
+        client.acked(3)
+        assert [f.seq for f in session.batch(2).frames] == [0, 1]
+        session.close()
+        ingest.say(SessionLost(session="kitchen"))
+        client.send_frame(4)
+        assert client.acked(4)["seq"] == 4
+        successor = FakeSession(ingest.batches, epoch=2)
+        assert successor.take_until(4) == [2, 3, 4]
+        successor.close()
+
+
+def test_a_session_that_vanishes_without_a_word_loses_no_waiting_frame(tmp_path: Path) -> None:
+    with running_ingest(tmp_path) as ingest, ingest.client() as client:
+        client.greet()
+        client.send_frame(0)
+        session = ingest.start_session()
+        client.acked(0)
+        session.want(0)
+        session.receive(CountsUpdate.KIND)
+        session.close()
+        client.send_frame(1)
+        client.acked(1)
+        successor = FakeSession(ingest.batches, epoch=2)
+        assert successor.take_until(1) == [0, 1]
+        successor.close()
+
+
+def test_a_reset_forgets_frames_and_tells_the_sender(tmp_path: Path) -> None:
+    with running_ingest(tmp_path) as ingest, ingest.client() as client:
+        client.greet()
+        for seq in range(3):
+            client.send_frame(seq)
+        session = ingest.start_session()
+        client.acked(2)
+        assert [f.seq for f in session.batch(1).frames] == [0]
+        session.reset()
+        kind, header = client.receive("ERROR")
+        assert (kind, header["code"]) == ("ERROR", "bad_session")
+        with ingest.client() as again:
+            # Nothing is held any more: even a HELLO without resume is fine.
+            assert again.greet()["next_seq"] == 0
+            again.send_frame(0)
+            again.acked(0)
+            session.frames.clear()
+            assert session.take_until(0) == [0]
+            assert session.batches[-1].counts.frames_in == 1
+        session.close()

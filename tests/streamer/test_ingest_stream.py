@@ -1,0 +1,223 @@
+"""The order of frames, verdicts and credit, with no process around it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from streamer.frames import Frame
+from streamer.ingest.stream import Offer, Stream, StreamLimits
+from streamer.protocol import ProtocolError
+from streamer.protocol.internal import Counts
+from streamer.protocol.messages import Ack, Reject
+
+LIMITS = StreamLimits(max_waiting=6, live_waiting=3, max_bytes=4000)
+
+
+def a_frame(seq: int, pixels: int = 100) -> Frame:
+    image = np.zeros((1, pixels, 3), np.uint8)
+    return Frame(seq=seq, stamp_ns=seq, camera="c", image=image, K=np.eye(3), c2w=np.eye(4))
+
+
+class SendingAndTaking(RuleBasedStateMachine):
+    """Any order of frames coming, being decided, settled and taken, under both policies."""
+
+    policy: Any = "lossless"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stream = Stream(limits=LIMITS)
+        self.stream.open(self.policy, 300)
+        self.undecided: list[int] = []
+        self.accepted: list[int] = []
+        self.taken: list[int] = []
+        self.rejected: list[int] = []
+        self.last_limit = -1
+        self.acked = -1
+
+    @rule(nbytes=st.integers(1, 1500))
+    def next_frame_comes(self, nbytes: int) -> None:
+        seq = self.stream.received + 1
+        granted = seq <= self.stream.limit
+        offer = self.stream.offer(seq, nbytes)
+        if offer is Offer.TAKE:
+            assert granted
+            self.undecided.append(seq)
+        else:
+            assert offer is Offer.NO_CREDIT
+            assert not granted or self.stream.held_bytes + nbytes > LIMITS.max_bytes
+
+    @rule(back=st.integers(0, 5))
+    def a_repeat_comes(self, back: int) -> None:
+        before = (self.stream.received, self.stream.held_bytes)
+        if self.stream.received - back >= 0:
+            assert self.stream.offer(self.stream.received - back, 10) is Offer.REPEAT
+        assert (self.stream.received, self.stream.held_bytes) == before
+
+    @precondition(lambda self: self.undecided)
+    @rule(data=st.data(), good=st.booleans(), pixels=st.integers(1, 200))
+    def a_verdict_is_reached(self, data: st.DataObject, good: bool, pixels: int) -> None:
+        seq = data.draw(st.sampled_from(self.undecided))
+        self.undecided.remove(seq)
+        verdict = a_frame(seq, pixels) if good else ProtocolError("bad_image", "no picture")
+        (self.accepted if good else self.rejected).append(seq)
+        self.stream.decide(seq, verdict)
+
+    @rule()
+    def verdicts_go_out(self) -> None:
+        for message in self.stream.settle():
+            if isinstance(message, Reject):
+                assert message.seq == self.acked + 1 or message.seq > self.acked
+                assert message.seq in self.rejected
+                self.acked = message.seq
+            else:
+                assert isinstance(message, Ack)
+                assert message.seq >= self.acked
+                self.acked = message.seq
+        assert self.acked == self.stream.settled or not self.stream.ready
+
+    @rule(count=st.integers(1, 5))
+    def the_session_takes(self, count: int) -> None:
+        self.taken += [frame.seq for frame in self.stream.take(count)]
+
+    @invariant()
+    def order_and_counts_hold(self) -> None:
+        stream = self.stream
+        assert self.taken == sorted(self.taken)
+        assert stream.settled <= stream.received
+        assert len(stream.waiting) == stream.accepted - stream.dropped - len(self.taken)
+        settled_good = [seq for seq in self.accepted if seq <= stream.settled]
+        assert stream.accepted == len(settled_good)
+        assert stream.rejected == len([seq for seq in self.rejected if seq <= stream.settled])
+
+    @invariant()
+    def what_was_granted_is_never_taken_back(self) -> None:
+        assert self.stream.limit >= self.last_limit
+        self.last_limit = self.stream.limit
+
+    @invariant()
+    def memory_is_bounded(self) -> None:
+        stream = self.stream
+        held = sum(e.nbytes for e in stream.pending) + sum(f.nbytes for f in stream.waiting)
+        assert stream.held_bytes == held
+        # A frame may grow by being decoded: those of one window, beyond what was counted.
+        assert held <= LIMITS.max_bytes + LIMITS.max_waiting * 600
+        most = LIMITS.max_waiting if stream.policy == "lossless" else 2 * LIMITS.live_waiting
+        assert len(stream.waiting) + len(stream.pending) <= most
+
+
+class SendingLive(SendingAndTaking):
+    policy = "live"
+
+    @invariant()
+    def the_window_stays_open(self) -> None:
+        self.stream.grant()
+        assert self.stream.credit >= LIMITS.live_waiting
+
+
+SendingAndTaking.TestCase.settings = settings(max_examples=60, stateful_step_count=40)
+SendingLive.TestCase.settings = settings(max_examples=60, stateful_step_count=40)
+TestLossless = SendingAndTaking.TestCase
+TestLive = SendingLive.TestCase
+
+
+def opened(policy: Any = "lossless") -> Stream:
+    stream = Stream(limits=LIMITS)
+    stream.open(policy, 1)
+    return stream
+
+
+def accept(stream: Stream, seq: int) -> list[Reject | Ack]:
+    assert stream.offer(seq, 10) is Offer.TAKE
+    stream.decide(seq, a_frame(seq))
+    return stream.settle()
+
+
+def test_verdicts_wait_for_those_before_them() -> None:
+    stream = opened()
+    for seq in range(3):
+        stream.offer(seq, 10)
+    stream.decide(2, a_frame(2))
+    stream.decide(1, ProtocolError("bad_image", "x"))
+    assert not [m for m in stream.settle() if isinstance(m, Reject) or m.seq >= 0]
+    stream.decide(0, a_frame(0))
+    kinds = [(type(message), message.seq) for message in stream.settle()]
+    assert kinds == [(Ack, 0), (Reject, 1), (Ack, 2)]
+
+
+def test_lossless_credit_runs_out_and_comes_back() -> None:
+    stream = opened()
+    for seq in range(6):
+        accept(stream, seq)
+    assert stream.credit == 0
+    assert stream.offer(6, 10) is Offer.NO_CREDIT
+    stream.take(2)
+    assert stream.settle() == [Ack(seq=5, credit=2, dropped=0)]
+    assert stream.offer(6, 10) is Offer.TAKE
+
+
+def test_frames_behind_a_refused_one_are_refused_and_no_gap() -> None:
+    stream = opened()
+    for seq in range(6):
+        accept(stream, seq)
+    assert stream.offer(6, 10) is Offer.NO_CREDIT
+    assert stream.offer(7, 10) is Offer.NO_CREDIT
+    assert stream.offer(8, 10) is Offer.NO_CREDIT
+    assert stream.offer(10, 10) is Offer.GAP
+
+
+def test_a_gap_is_a_gap() -> None:
+    assert opened().offer(1, 10) is Offer.GAP
+
+
+def test_live_keeps_the_newest() -> None:
+    stream = opened("live")
+    for seq in range(10):
+        accept(stream, seq)
+    assert [frame.seq for frame in stream.take(9)] == [7, 8, 9]
+    assert stream.counts == Counts(frames_in=10, waiting=0, dropped=7, rejected=0)
+
+
+def test_bytes_count_as_well_as_frames() -> None:
+    stream = opened()
+    accept(stream, 0)
+    assert stream.offer(1, 3900) is Offer.NO_CREDIT
+    assert not stream.settle()
+    stream.take(1)
+    assert isinstance(stream.settle()[-1], Ack)
+    assert stream.offer(1, 3900) is Offer.TAKE
+
+
+def test_a_frame_larger_than_the_bound_passes_alone() -> None:
+    assert opened().offer(0, 10 * LIMITS.max_bytes) is Offer.TAKE
+
+
+def test_busy_gives_unsettled_frames_back() -> None:
+    stream = opened()
+    for seq in range(3):
+        assert stream.offer(seq, 10) is Offer.TAKE
+    answers = stream.refuse_pending("busy", "later")
+    assert [(a.seq, a.code) for a in answers if isinstance(a, Reject)] == [
+        (0, "busy"),
+        (1, "busy"),
+        (2, "busy"),
+    ]
+    assert stream.held_bytes == 0
+    assert stream.offer(3, 10) is Offer.NO_CREDIT
+    assert stream.offer(0, 10) is Offer.TAKE
+
+
+@given(frames_in=st.integers(0, 50), waiting=st.integers(0, 20))
+def test_a_successor_counts_what_waited_as_dropped(frames_in: int, waiting: int) -> None:
+    waiting = min(waiting, frames_in)
+    stream = Stream(limits=LIMITS)
+    counts = Counts(frames_in=frames_in, waiting=waiting, dropped=0, rejected=2)
+    stream.restore(counts, next_seq=frames_in + 2)
+    stream.open("lossless", 1)
+    assert stream.settled + 1 == frames_in + 2
+    assert stream.counts == Counts(frames_in=frames_in, waiting=0, dropped=waiting, rejected=2)
+    accept(stream, frames_in + 2)
