@@ -91,7 +91,6 @@ def fuse_view(
     """New splats of a key frame, in its camera's frame; at most `budget`, possibly none.
 
     Args: as in `unexplained`, and
-        color: with the view's exposure gain undone.
         fxfycxcy: pixels.
         residuals: (H, W, 7) of a trained network: log scales 3, axis-angle 3, opacity logit 1.
     """
@@ -112,11 +111,7 @@ def fuse_view(
         if tolerance > 1e4:
             picked = _thin(picked, budget)
             break
-    parts = [
-        level.splats(mask, fxfycxcy)
-        for level, mask in zip(levels, picked)
-        if mask.any()
-    ]
+    parts = [level.splats(mask, fxfycxcy) for level, mask in zip(levels, picked) if mask.any()]
     return Splats.cat(parts) if parts else Splats.empty()
 
 
@@ -125,7 +120,8 @@ class _Level:
     """A view in cells of `size` pixels: means over each cell, and what the means lose.
 
     color (h, w, 3); log_depth, confidence, share (wanted share of the cell), hole (share of
-    holes), residuals (7 channels or None), loss (sum of squared colour errors of the cell), nearest and farthest log depth: (h, w)
+    holes), residuals (7 channels or None), loss (sum of squared colour errors of the cell),
+    nearest and farthest log depth: (h, w)
     """
 
     size: int

@@ -106,9 +106,9 @@ class SessionConfig:
     """Frames are scaled to this long side, pixels."""
     batch_size: int = 4
     """Frames that pass through the reconstructor together."""
-    chunk_budget: int = 20_000
+    chunk_budget: int = 6_000
     """At most so many splats of one key frame."""
-    map_budget: int = 1_000_000
+    map_budget: int = 120_000
     """At most so many splats in the map."""
     refine: bool = True
     """Optimise the map against its key frames in the time between batches."""

@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 
 from gs_decoder import Splats, psnr, rasterize, ssim
+from streamer.exposure import estimate_log_gain
 from streamer.frames import Frame
-from streamer.session.exposure import estimate_log_gain
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]

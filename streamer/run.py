@@ -7,13 +7,34 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from errno import ENOTDIR
 from pathlib import Path
+from typing import Any, Literal
 
+from gs_decoder import world_origin, write_ply
+from streamer.config import ServeConfig, SessionConfig
 from streamer.frames import Frame
+from streamer.hardware import hardware
+from streamer.report import Scores, WorldSplats, contact_sheet, score, write_report
 from streamer.session.engine import Engine
+from streamer.session.process import engine_config
+from streamer.session.threads import use_all_cores
 from streamer.sources import Capture, CaptureFrame, load_frame
 
 _AHEAD = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunPlan:
+    """What to build from: frames given to the map and frames kept back, the working size (long
+    side, pixels), and wall seconds from the first frame read."""
+
+    capture: Capture
+    given: Sequence[CaptureFrame]
+    kept: Sequence[CaptureFrame]
+    long_side: int
+    with_depth: bool
+    time_limit: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,42 +112,95 @@ class FrameReader:
             self._queue.put(error)
 
 
+def make_engine(
+    device: Literal["auto", "cpu", "cuda"],
+    background: Literal["auto", "black", "white"],
+    long_side: int,
+) -> Engine:
+    """The daemon's engine with its default settings, compiled and warm."""
+    use_all_cores()
+    session = SessionConfig(long_side=long_side, background=background)
+    engine = Engine(engine_config(ServeConfig(device=device, session=session)))
+    engine.warm_up(long_side * 2 // 3, long_side)
+    return engine
+
+
 def run_capture(
     engine: Engine,
-    reader: FrameReader,
+    plan: RunPlan,
     *,
-    batch: int,
-    time_limit: float,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[Engine, int], None] | None = None,
 ) -> RunOutcome:
     """Feed all frames to the engine, then refine until the time is up or the map has settled.
 
     Args:
-        time_limit: wall seconds from the first frame read, for everything.
-        progress: called with (frames done, refinement steps) after every batch and now and then.
+        progress: called with the engine and the frames taken so far, after every batch and step.
     """
+    reader = FrameReader(
+        plan.capture, plan.given, long_side=plan.long_side, with_depth=plan.with_depth
+    )
     reader.start()
     started = time.monotonic()
     frames_in = 0
     stream_seconds = 0.0
-    while time.monotonic() - started < time_limit:
-        frames = reader.take(batch)
-        if not frames:
-            break
-        frames_in += len(frames)
-        engine.process(frames)
-        stream_seconds = time.monotonic() - started
-        if progress:
-            progress(engine.frames_done, engine.refiner.steps)
-    while time.monotonic() - started < time_limit and engine.wants_refinement:
-        engine.refine()
-        if progress and engine.refiner.steps % 20 == 0:
-            progress(engine.frames_done, engine.refiner.steps)
+    try:
+        while time.monotonic() - started < plan.time_limit:
+            frames = reader.take(engine.config.batch)
+            if not frames:
+                break
+            frames_in += len(frames)
+            engine.process(frames)
+            stream_seconds = time.monotonic() - started
+            if progress:
+                progress(engine, frames_in)
+        while time.monotonic() - started < plan.time_limit and engine.wants_refinement:
+            engine.refine()
+            if progress:
+                progress(engine, frames_in)
+    finally:
+        reader.close()
     engine.publish()
-    reader.close()
-    return RunOutcome(
-        frames_in, engine.frames_done, stream_seconds, time.monotonic() - started
-    )
+    engine.close()
+    return RunOutcome(frames_in, engine.frames_done, stream_seconds, time.monotonic() - started)
+
+
+def write_results(
+    out: Path, engine: Engine, plan: RunPlan, outcome: RunOutcome
+) -> tuple[dict[str, Any], Scores]:
+    """`map.ply`, `renders.png` and `report.json` of a finished map; the figures and scores."""
+    origin = world_origin(engine.map.chunks.values())
+    splats = engine.splats_world(origin)
+    write_ply(out / "map.ply", splats, offset=origin)
+
+    def load(frames: Sequence[CaptureFrame]) -> list[Frame]:
+        return [
+            load_frame(plan.capture, frame, seq=frame.index, long_side=plan.long_side)
+            for frame in frames
+        ]
+
+    held_out = load(plan.kept)
+    # Only the neighbours of a held-out frame lend it their exposure.
+    near = {index for frame in plan.kept for index in (frame.index - 1, frame.index + 1)}
+    neighbours = load([frame for frame in plan.given if frame.index in near])
+    scores = score(WorldSplats(splats, origin), held_out, neighbours, engine.refiner.background)
+    contact_sheet(out / "renders.png", held_out, scores)
+    status = engine.status()
+    figures: dict[str, Any] = {
+        "capture": plan.capture.name,
+        "frames_in": outcome.frames_in,
+        "frames_done": outcome.frames_done,
+        "frames_per_second": outcome.frames_done / max(outcome.stream_seconds, 1e-9),
+        "stream_seconds": outcome.stream_seconds,
+        "seconds": outcome.seconds,
+        "keyframes": status.keyframes,
+        "refinement_steps": status.steps,
+        "splats": splats.count,
+        "long_side": plan.long_side,
+        "model": status.model,
+        "hardware": hardware(),
+    }
+    write_report(out / "report.json", figures, scores)
+    return figures, scores
 
 
 def output_folder(path: Path) -> Path:
@@ -136,6 +210,7 @@ def output_folder(path: Path) -> Path:
         NotADirectoryError: something else lies there.
     """
     if path.exists() and not path.is_dir():
-        raise NotADirectoryError(f"{path} is a file: name a folder for the results")
+        reason = "a file is there: name a folder for the results"
+        raise NotADirectoryError(ENOTDIR, reason, str(path))
     path.mkdir(parents=True, exist_ok=True)
     return path

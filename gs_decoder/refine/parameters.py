@@ -141,9 +141,7 @@ class SplatParameters:
         rotations = matrices[:, :3, :3] / factors[:, None, None]
         quaternions = quaternion_from_matrix(torch.from_numpy(rotations)).numpy()
         place = np.searchsorted(ids, self.chunk[: self.count])
-        moved = np.flatnonzero(
-            ids[np.minimum(place, len(ids) - 1)] == self.chunk[: self.count]
-        )
+        moved = np.flatnonzero(ids[np.minimum(place, len(ids) - 1)] == self.chunk[: self.count])
         which = place[moved]
         rows = self.rows
         rows[moved, MEAN:QUAT] = (

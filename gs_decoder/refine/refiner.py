@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -185,14 +186,13 @@ class Refiner:
         results = list(self._pool.map(self._view_gradient, views, range(len(views))))
         count = self.parameters.count
         bounds = np.linspace(0, count, self.config.workers + 1).astype(int)
-        spans = list(zip(bounds[:-1], bounds[1:]))
+        spans = list(pairwise(bounds.tolist()))
         list(self._pool.map(lambda span: self._update_rows(span, results), spans))
         for view, result in zip(views, results):
             self._update_gain(view, result)
         self.steps += 1
         if self.steps % self.config.prune_every == 0:
             self.prune()
-            self._centre_gains()
         return float(np.mean([result.loss for result in results]))
 
     def prune(self) -> int:
@@ -217,19 +217,6 @@ class Refiner:
         self._touched[: parameters.count] = touched
         self._touched[parameters.count : before] = False
         self._touched[: parameters.count] |= np.isin(parameters.chunk[: parameters.count], thinned)
-
-    def _centre_gains(self) -> None:
-        """Make the views' mean log gain zero, by colours in its place: no view's picture changes.
-
-        Else the map would keep the exposure of its first frame, however the camera adapted.
-        """
-        mean = np.mean([view.log_gain for view in self.views.values()], axis=0)
-        for view in self.views.values():
-            view.log_gain -= mean
-        rows = self.parameters.rows[: self.parameters.count]
-        rows[:, adam.COLOR :] *= np.exp(mean)
-        self.parameters.activate()
-        self._touched[: self.parameters.count] = True
 
     def psnr(self) -> float | None:
         """Mean PSNR over the recent views' last refinement, dB; None before the first."""

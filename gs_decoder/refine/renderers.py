@@ -67,7 +67,7 @@ class ViewRenderer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ImageGradient:
-    """Loss of a rendered view with its gradient: `rgb` (H, W, 3), `depth` (H, W), `log_gain` (3,)"""
+    """Loss of a rendered view; gradient by `rgb` (H, W, 3), `depth` (H, W), `log_gain` (3,)."""
 
     loss: float
     mse: float
@@ -217,8 +217,13 @@ class TorchViewRenderer:
         height: int,
         background: Float32,
     ) -> Render:
+        means, quats, scales, opacities, colors = leaves
         return rasterize(
-            *leaves,
+            means,
+            quats,
+            scales,
+            opacities,
+            colors,
             torch.tensor(viewmat, device=self._device),
             torch.tensor(K, dtype=torch.float32, device=self._device),
             width,
@@ -270,5 +275,7 @@ class TorchViewRenderer:
                 torch.tensor(image.depth, device=self._device),
             ],
         )
-        arrays = [gradient.cpu().numpy() for gradient in gradients]
-        return ViewGradient(image.loss, image.mse, *arrays, image.log_gain)
+        means, quats, scales, opacities, colors = (gradient.cpu().numpy() for gradient in gradients)
+        return ViewGradient(
+            image.loss, image.mse, means, quats, scales, opacities, colors, image.log_gain
+        )

@@ -113,9 +113,7 @@ class Trajectory:
 
     def last_seq_until(self, stamp_ns: int) -> int:
         """The highest seq whose stamp is not after this; -1 if there is none."""
-        return max(
-            (f.seq for f in self._frames.values() if f.stamp_ns <= stamp_ns), default=-1
-        )
+        return max((f.seq for f in self._frames.values() if f.stamp_ns <= stamp_ns), default=-1)
 
     def correct(self, poses: Mapping[int, Float64], upto: int) -> dict[int, Float64]:
         """Apply corrected poses of known frames.

@@ -23,7 +23,6 @@ from gs_decoder.refine import RefineConfig, Refiner, RefineView
 from gs_decoder.refine.renderers import NumbaViewRenderer, TorchViewRenderer, ViewRenderer
 from streamer.frames import Frame
 from streamer.session.corrections import Trajectory, rigid
-from streamer.session.exposure import estimate_log_gain
 from streamer.session.keyframes import KeyframeConfig, KeyframeSelector
 from streamer.session.outbox import Keyframe, Outbox, SessionStatus
 from ttt_core import Prediction, StreamingModel, ViewBatch, default_model
@@ -105,7 +104,6 @@ class Engine:
         self.selector = KeyframeSelector(self.config.keyframes)
         self.keyframes: dict[int, Keyframe] = {}
         self._chunk_of_seq: dict[int, int] = {}
-        self._last_seq: dict[str, int] = {}
         self._scene_depth: float | None = None
         self._quiet_since_step = 0
         self._published_at = 0.0
@@ -150,10 +148,7 @@ class Engine:
             self._predict_and_fuse(chosen, poses)
         for frame in frames:
             if frame.seq not in self.refiner.views:
-                height, width = frame.image.shape[:2]
-                pose = poses[frame.seq]
-                rendered = self.refiner.render(pose, frame.K, width, height)
-                self._add_view(frame, pose, self._exposure(frame, rendered))
+                self._add_view(frame, poses[frame.seq])
         self._quiet_since_step = self.refiner.steps
         self.frames_done += len(frames)
         self.publish()
@@ -234,9 +229,8 @@ class Engine:
         confident = confidence > self.config.fusion.confidence
         self._scene_depth = float(np.median(depth[confident] if confident.any() else depth))
         rendered = self.refiner.render(pose, frame.K, width, height)
-        log_gain = self._exposure(frame, rendered)
         splats = fuse_view(
-            np.ascontiguousarray(color * np.exp(-log_gain)),
+            color,
             depth,
             confidence,
             (frame.K[0, 0], frame.K[1, 1], frame.K[0, 2], frame.K[1, 2]),
@@ -260,7 +254,7 @@ class Engine:
             chunk = self.map.add(meta, splats)
             self._chunk_of_seq[frame.seq] = chunk
             self.refiner.add_splats(chunk, splats.transform(self._local(pose)))
-        self._add_view(frame, pose, log_gain)
+        self._add_view(frame, pose)
         keyframe = Keyframe(
             seq=frame.seq,
             stamp_ns=frame.stamp_ns,
@@ -272,25 +266,13 @@ class Engine:
         self.keyframes[frame.seq] = keyframe
         self.outbox.keyframes([keyframe])
 
-    def _exposure(
-        self, frame: Frame, rendered: tuple[Float32, Float32, Float32] | None
-    ) -> Float32:
-        """(3,) log gain of a frame against the map; its camera's last one where the map is new."""
-        image = frame.image.astype(np.float32) / 255.0
-        log_gain = estimate_log_gain(image, rendered, frame.valid)
-        if log_gain is None:
-            last = self.refiner.views.get(self._last_seq.get(frame.camera, -1))
-            return np.zeros(3, np.float32) if last is None else last.log_gain
-        return log_gain
-
     def _local(self, pose: Float64) -> Float64:
         """A pose relative to the refiner's origin."""
         local = pose.copy()
         local[:3, 3] -= self.refiner.origin
         return local
 
-    def _add_view(self, frame: Frame, pose: Float64, log_gain: Float32) -> None:
-        self._last_seq[frame.camera] = frame.seq
+    def _add_view(self, frame: Frame, pose: Float64) -> None:
         self.refiner.add_view(
             RefineView(
                 key=frame.seq,
@@ -299,7 +281,6 @@ class Engine:
                 c2w=pose,
                 valid=frame.valid,
                 depth=frame.depth,
-                log_gain=log_gain.copy(),
             )
         )
 
@@ -401,9 +382,8 @@ class Engine:
             for seq, pose in moved.items()
             if seq in self._chunk_of_seq
         }
-        self.map.move(
-            {chunk: motion @ self.map.chunks[chunk].T_world_chunk for chunk, motion in motions.items()}
-        )
+        chunks = self.map.chunks
+        self.map.move({c: motion @ chunks[c].T_world_chunk for c, motion in motions.items()})
         self.refiner.move_chunks(motions)
         cameras = {seq: rigid(pose) for seq, pose in moved.items()}
         for seq, camera in cameras.items():
@@ -474,7 +454,8 @@ def _thumbnail(image: NDArray[np.uint8]) -> bytes:
     """A JPEG of at most 160 px."""
     factor = _THUMBNAIL / max(image.shape[:2])
     if factor < 1.0:
-        image = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
+        size = (round(image.shape[1] * factor) or 1, round(image.shape[0] * factor) or 1)
+        image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
     good, encoded = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 80])
     assert good, "an RGB image of at least one pixel always encodes"
     return encoded.tobytes()

@@ -48,7 +48,7 @@ from streamer.protocol.update_headers import LatencyMs, StatusHeader
 from streamer.protocol.updates import encode_update
 from streamer.protocol.wire import Buffer, Message, decode, encode
 from streamer.session.engine import Engine, EngineConfig, StaleRevision
-from streamer.session.outbox import Keyframe, Outbox
+from streamer.session.outbox import Keyframe, Outbox, SessionStatus
 from streamer.session.storage import SessionFolderError, begin_epoch, save_state
 
 log = logging.getLogger(__name__)
@@ -109,6 +109,28 @@ class SocketOutbox(Outbox):
     def hello(self) -> None:
         self.send(encode(SessionHello(session=self._session, epoch=self.epoch, seq=self.seq)))
 
+    def status(self, status: SessionStatus, counts: Counts, state: str) -> None:
+        """Figures of the session; whatever is not done yet waits in the ingest."""
+        latency = status.latency_ms
+        header = StatusHeader(
+            session=self._session,
+            epoch=self.epoch,
+            seq=self.seq,
+            frames_in=counts.frames_in,
+            frames_done=max(0, counts.frames_in - counts.waiting - counts.dropped),
+            frames_waiting=counts.waiting,
+            frames_dropped=counts.dropped,
+            frames_rejected=counts.rejected,
+            keyframes=status.keyframes,
+            splats=status.splats,
+            batch_ms=status.batch_ms,
+            latency_ms=None if latency is None else LatencyMs(p50=latency[0], p95=latency[1]),
+            psnr=status.psnr,
+            state=state,
+            model=status.model,
+        )
+        self.send(encode(header))
+
     def begin(self, epoch: int) -> None:
         """A new epoch: whoever listens forgets everything."""
         self.epoch, self.seq = epoch, 0
@@ -144,9 +166,9 @@ class SessionProcess:
         self.session = session
         self.engine = engine
         self.folder = config.session_dir / session
-        context = zmq.Context.instance()
+        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
         self._ingest = _dealer(context, f"ipc://{run_dir}/batches", session)
-        self._publish = _dealer(context, f"ipc://{run_dir}/publish", session)
+        self._publish = publish_socket(context, run_dir, session)
         self._poller = zmq.Poller()
         self._poller.register(self._ingest, zmq.POLLIN)
         self._poller.register(self._publish, zmq.POLLIN)
@@ -301,32 +323,7 @@ class SessionProcess:
 
     def _publish_status(self) -> None:
         self._status_at = time.monotonic()
-        status = self.engine.status()
-        counts = self._counts
-        # A batch is finished before anything else is sent: what waits, waits in the ingest.
-        waiting = counts.waiting
-        latency = status.latency_ms
-        self._outbox.send(
-            encode(
-                StatusHeader(
-                    session=self.session,
-                    epoch=self._outbox.epoch,
-                    seq=self._outbox.seq,
-                    frames_in=counts.frames_in,
-                    frames_done=max(0, counts.frames_in - waiting - counts.dropped),
-                    frames_waiting=waiting,
-                    frames_dropped=counts.dropped,
-                    frames_rejected=counts.rejected,
-                    keyframes=status.keyframes,
-                    splats=status.splats,
-                    batch_ms=status.batch_ms,
-                    latency_ms=None if latency is None else LatencyMs(p50=latency[0], p95=latency[1]),
-                    psnr=status.psnr,
-                    state=self._state(),
-                    model=status.model,
-                )
-            )
-        )
+        self._outbox.status(self.engine.status(), self._counts, self._state())
 
     def _state(self) -> str:
         if self.engine.paused:
@@ -363,7 +360,16 @@ def unpack_frames(entries: Sequence[BatchFrame], parts: Sequence[Buffer]) -> lis
     return frames
 
 
-def _dealer(context: zmq.Context[zmq.Socket[bytes]], address: str, session: str) -> zmq.Socket[bytes]:
+def publish_socket(
+    context: zmq.Context[zmq.Socket[bytes]], run_dir: Path, session: str
+) -> zmq.Socket[bytes]:
+    """A session's socket to the publisher of the daemon that owns `run_dir`."""
+    return _dealer(context, f"ipc://{run_dir}/publish", session)
+
+
+def _dealer(
+    context: zmq.Context[zmq.Socket[bytes]], address: str, session: str
+) -> zmq.Socket[bytes]:
     socket = context.socket(zmq.DEALER)
     socket.setsockopt(zmq.IDENTITY, session.encode())
     socket.setsockopt(zmq.LINGER, 200)
@@ -373,8 +379,8 @@ def _dealer(context: zmq.Context[zmq.Socket[bytes]], address: str, session: str)
     return socket
 
 
-def _flat(matrix: Float64) -> tuple[float, ...]:
-    return tuple(float(value) for value in matrix.reshape(-1))
+def _flat(matrix: Float64) -> list[float]:
+    return matrix.reshape(-1).tolist()
 
 
 def end_on_sigterm(process: SessionProcess) -> None:

@@ -40,9 +40,7 @@ def test_an_empty_map_takes_every_detail_and_merges_what_is_flat():
 
 def test_a_map_that_shows_the_same_takes_nothing():
     color, depth, confidence = view()
-    splats = fuse_view(
-        color, depth, confidence, CAMERA, rendered=seen(color, depth), budget=10_000
-    )
+    splats = fuse_view(color, depth, confidence, CAMERA, rendered=seen(color, depth), budget=10_000)
     assert splats.count == 0
 
 

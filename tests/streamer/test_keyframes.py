@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamer.session.exposure import estimate_log_gain
+from streamer.exposure import estimate_log_gain
 from streamer.session.keyframes import KeyframeSelector
 
 

@@ -1,0 +1,106 @@
+"""Builds a map from a recorded capture in one process, without a daemon.
+
+Takes the frames in order, refines until the time is up or the map has settled, and leaves
+map.ply (in the capture's world), report.json and renders.png in the output folder.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+from rich.markup import escape
+
+from streamer.cli.console import console, frame_progress
+
+if TYPE_CHECKING:
+    from streamer.live_page import LivePage
+    from streamer.run import RunPlan
+    from streamer.session.engine import Engine
+
+
+@dataclass(kw_only=True, slots=True)
+class Options:
+    """What to build, and how long."""
+
+    capture: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CAPTURE")]
+    """Folder of the capture, or its transforms.json."""
+    out: Path
+    """Folder for map.ply, report.json and renders.png."""
+    frames: str | None = None
+    """Only frames A:B, counted from 0, B not among them."""
+    hold_out: int = 8
+    """Keep every N-th frame back (0, N, 2N … of the range) to judge the map by; 0 for none."""
+    long_side: int = 240
+    """Working size: the long side of the pictures in pixels."""
+    time_limit: float = 60.0
+    """Wall seconds from the first frame read to the finished map; 0 for none."""
+    depth: bool = False
+    """Use depth images where the capture has them."""
+    background: Literal["auto", "black", "white"] = "auto"
+    """What lies behind the map; auto reads it off the images."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """What to compute on."""
+    viewer: bool = False
+    """Show the growing map on a live page."""
+
+
+def run(options: Options) -> int:
+    """Builds the map."""
+    from streamer.run import RunPlan, make_engine, output_folder, run_capture, write_results
+    from streamer.sources import open_capture, parse_range, session_name
+
+    capture = open_capture(options.capture).select(*parse_range(options.frames))
+    given, kept = capture.hold_out(options.hold_out)
+    out = output_folder(options.out)
+    screen = console()
+    for note in capture.notes:
+        screen.print(escape(f"note: {note}"))
+    screen.print(f"{escape(capture.name)}: {len(given)} frames, {len(kept)} held out; compiling …")
+    plan = RunPlan(
+        capture=capture,
+        given=given,
+        kept=kept,
+        long_side=options.long_side,
+        with_depth=options.depth,
+        time_limit=options.time_limit if options.time_limit > 0 else math.inf,
+    )
+    engine = make_engine(options.device, options.background, options.long_side)
+    with frame_progress(screen, len(given)) as progress:
+        if options.viewer:
+            from streamer.live_page import LivePage
+
+            with LivePage(session_name(capture.name)) as page:
+                screen.print(f"live page: {page.url}")
+                engine.outbox = page.outbox
+                outcome = run_capture(engine, plan, progress=_shown(progress.update, page, plan))
+        else:
+            outcome = run_capture(
+                engine, plan, progress=lambda engine, _: progress.update(engine.frames_done)
+            )
+    figures, scores = write_results(out, engine, plan, outcome)
+    mean = scores.mean("psnr_gain")
+    judged = "" if mean is None else f", held-out PSNR {mean:.2f} dB after exposure"
+    screen.print(
+        f"{outcome.frames_done} frames in {outcome.seconds:.1f} s, {figures['splats']} splats"
+        f"{judged} ({escape(str(figures['hardware']))})"
+    )
+    screen.print(f"map.ply, report.json and renders.png are in {escape(str(out))}")
+    return 0
+
+
+def _shown(
+    update: Callable[[int], None], page: LivePage, plan: RunPlan
+) -> Callable[[Engine, int], None]:
+    """Progress for the terminal and the page's panel."""
+
+    def show(engine: Engine, frames_in: int) -> None:
+        update(engine.frames_done)
+        streaming = frames_in < len(plan.given)
+        page.tell(engine, frames_in, "streaming" if streaming else "refining")
+
+    return show
