@@ -1,0 +1,218 @@
+"""The daemon's processes: they come back where they were, and none outlives the daemon."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from daemon_helpers import (
+    Daemon,
+    Sender,
+    alive,
+    daemon_environment,
+    running_daemon,
+    serve_command,
+    wait_until,
+)
+
+from streamer.child_process import ChildProcess
+from streamer.requests import DaemonSilent, RequestRefused, Requests
+from streamer.subscriber import Subscriber
+
+pytestmark = [
+    pytest.mark.skipif(
+        sys.platform != "linux", reason="looks at processes through /proc, which only Linux has"
+    ),
+    # The first daemon on a machine compiles its kernels.
+    pytest.mark.timeout(600),
+]
+
+
+@pytest.fixture(scope="module")
+def daemon() -> Iterator[Daemon]:
+    with running_daemon("--max-sessions", "1") as daemon:
+        yield daemon
+
+
+def test_the_ready_line_names_what_works(daemon: Daemon) -> None:
+    assert set(daemon.addresses) == {"ingest", "updates", "requests"}
+    assert all(not address.endswith("*") for address in daemon.addresses.values())
+    assert "viewer off" in daemon.ready_line
+    with Requests(daemon.addresses["requests"]) as requests:
+        assert requests.sessions() == []
+    (run_dir,) = daemon.run_dirs()
+    assert run_dir.stat().st_mode & 0o777 == 0o700
+
+
+def test_whoever_is_killed_comes_back_and_catches_up(daemon: Daemon) -> None:
+    """One story: a session starts; publisher, ingest and session are killed in turn."""
+    sender = Sender(daemon.addresses["ingest"], "hall")
+    assert sender.hello()["kind"] == "WELCOME"
+    for _ in range(8):
+        sender.send()
+    with (
+        Requests(daemon.addresses["requests"], timeout=2) as requests,
+        Subscriber(daemon.addresses["updates"], daemon.addresses["requests"], "hall") as mirror,
+    ):
+
+        def caught_up() -> bool:
+            """The mirror holds something, and what the publisher says."""
+            mirror.poll(0.1)
+            with contextlib.suppress(RequestRefused, DaemonSilent):
+                manifest = requests.manifest("hall")
+                here = sorted(mirror.mirror.manifest())
+                return bool(here) and (mirror.epoch, here) == (
+                    manifest.epoch,
+                    sorted(manifest.chunks),
+                )
+            return False
+
+        wait_until(caught_up, "the first chunks")
+        assert (daemon.session_dir / "hall").is_dir()
+
+        refused = Sender(daemon.addresses["ingest"], "attic")
+        answer = refused.hello()
+        if answer["kind"] == "WELCOME":
+            refused.send()
+            answer = refused.answer({"REJECT", "ERROR"})
+        assert answer["code"] == "busy", answer
+        refused.close()
+
+        daemon.kill("publisher")
+        wait_until(caught_up, "the map in a new publisher")
+
+        daemon.kill("ingest")
+        again = Sender(daemon.addresses["ingest"], "hall")
+        welcome = again.hello(resume=True)
+        assert welcome["kind"] == "WELCOME"
+        again.seq = int(str(welcome["next_seq"]))
+        assert again.seq == 8
+        sender.close()
+
+        epoch = mirror.epoch
+        os.kill(session_pid(daemon), signal.SIGKILL)
+        wait_until(lambda: requests.status("hall").state == "lost", "the loss to be known")
+        wait_until(lambda: (mirror.poll(0.1), mirror.epoch > epoch)[1], "a new epoch")
+        for _ in range(8):
+            again.send()
+        wait_until(caught_up, "chunks of the new epoch")
+        again.close()
+
+
+def session_pid(daemon: Daemon) -> int:
+    pids = daemon.children()["session"]
+    assert len(pids) == 1, "no spare is kept where no further session is allowed"
+    return pids[0]
+
+
+def test_sigterm_ends_all_and_leaves_nothing(daemon: Daemon) -> None:
+    pids = [pid for some in daemon.children().values() for pid in some]
+    assert len(pids) == 3
+    daemon.process.send_signal(signal.SIGTERM)
+    assert daemon.process.wait(10) == 0
+    assert not any(alive(pid) for pid in pids)
+    assert daemon.run_dirs() == []
+
+
+def test_nobody_outlives_a_supervisor_that_was_killed(tmp_path: Path) -> None:
+    script = (
+        "from streamer.child_process import ChildProcess\n"
+        "import time\n"
+        "child = ChildProcess('page', ['http.server', '0'])\n"
+        "child.start()\n"
+        "print(child.process.pid, flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, cwd=tmp_path
+    )
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    # Only once it is past its start does its death mean anything.
+    wait_until(lambda: b"http.server" in Path(f"/proc/{child}/cmdline").read_bytes(), "the child")
+    time.sleep(0.5)
+    assert alive(child)
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    wait_until(lambda: not alive(child), "the orphan to end", 20)
+
+
+def test_a_child_that_dies_is_seen_with_its_last_words() -> None:
+    child = ChildProcess("tool", ["json.tool", "/does/not/exist"])
+    child.start()
+    lines: list[str] = []
+    wait_until(lambda: (lines.extend(child.read_lines()), child.died() is not None)[1], "its end")
+    lines += child.forget()
+    assert any("/does/not/exist" in line for line in lines)
+    assert child.process is None
+    assert child.deaths >= 1
+    assert child.start_at > time.monotonic() - 10
+
+
+def run_serve(tmp_path: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        serve_command(tmp_path / "sessions", *options),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=daemon_environment(tmp_path),
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("option", ["--ingest", "--updates", "--requests"])
+def test_an_address_in_use_is_named_before_anything_is_ready(tmp_path: Path, option: str) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        address = f"tcp://127.0.0.1:{other.getsockname()[1]}"
+        result = run_serve(tmp_path, option, address)
+    assert result.returncode == 2
+    assert "ready" not in result.stdout
+    assert address in result.stderr
+    assert f"with {option}" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert list(tmp_path.glob("splatstream-*")) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--ingest", "tcp://0.0.0.0:5555"], ["ingest", "0.0.0.0", "--insecure"]),
+        (["--updates", "tcp://*:5556"], ["updates", "--insecure"]),
+        (["--requests", "udp://127.0.0.1:5"], ["requests", "udp://127.0.0.1:5", "tcp://HOST"]),
+        (["--ingest", "tcp://127.0.0.1:99999"], ["ingest", "99999"]),
+        (["--long-side", "7"], ["session.long_side", "7"]),
+        (["--config", "lapdog"], ["lapdog", "laptop"]),
+    ],
+)
+def test_settings_that_cannot_be_are_named(
+    tmp_path: Path, options: list[str], words: list[str]
+) -> None:
+    result = run_serve(tmp_path, *options)
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
+    for word in words:
+        assert word in result.stderr
+
+
+def test_cuda_without_cuda_is_refused(tmp_path: Path) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a CUDA device")
+    result = run_serve(tmp_path, "--device", "cuda")
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert "device: 'cuda'" in result.stderr
+    assert "--device cpu" in result.stderr
