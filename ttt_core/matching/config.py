@@ -42,7 +42,7 @@ class PriorConfig:
     """Views that each view is triangulated with, at most."""
 
     # Matching cost and aggregation.
-    noise: float = 3.0e-6
+    noise: float = 1.0e-5
     """Variance of grey values (0..1) in a window below which it counts as textureless."""
     small_penalty: float = 0.06
     """Path cost of a step of one plane."""
@@ -60,7 +60,7 @@ class PriorConfig:
     """Depths of other views trusted less than this have no vote."""
     sensor_confidence: float = 0.95
     """Confidence of sensor depth."""
-    fill_leak: float = 0.01
+    fill_leak: float = 0.007
     """How fast unconfident pixels far from confident ones fall back to the farthest plane."""
 
     def __post_init__(self) -> None:

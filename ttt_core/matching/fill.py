@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-_OWN_FROM, _OWN_UNTIL = 0.3, 0.6
+_OWN_FROM, _OWN_UNTIL = 0.45, 0.65
 _SHARPNESS = 4
 
 
@@ -17,7 +17,7 @@ def fill_unconfident(
     background: float,
     leak: float,
 ) -> NDArray[np.float32]:
-    """(H,W) `log_depth` where confidence is above 0.6, a smooth fill below 0.3, a blend between.
+    """(H,W) `log_depth` where confidence is above 0.65, a smooth fill below 0.45, a blend between.
 
     background: log depth far from every confident pixel. Far is the harmless side: what is
     placed too near hides the content of other views, what is placed too far is hidden itself.

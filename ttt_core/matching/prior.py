@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+import cv2
 import numba
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +44,7 @@ class _Matched:
     cost: NDArray[np.float32]
     support: NDArray[np.float32]
     parallax: NDArray[np.float32]
+    at_end: NDArray[np.bool_]
     trust: NDArray[np.float32]
     sensed: NDArray[np.bool_]
     cell_costs: NDArray[np.float32]
@@ -225,6 +227,7 @@ class MatchingPrior:
             cost=winner_cost,
             support=support,
             parallax=parallax,
+            at_end=(index < 1.0) | (index > cfg.planes - 2.0),
             trust=trust,
             sensed=sensed,
             cell_costs=cell_costs,
@@ -262,7 +265,13 @@ class MatchingPrior:
                 cfg.agreement, cfg.least_trust, agree, against,
             )  # fmt: skip
         confidence = matching_confidence(
-            mine.mass, mine.cost, mine.support, agree, against, mine.parallax
+            mass=mine.mass,
+            cost=mine.cost,
+            support=mine.support,
+            at_end=mine.at_end,
+            agree=_smooth(agree),
+            against=_smooth(against),
+            parallax=mine.parallax,
         )
         confidence[mine.sensed] = cfg.sensor_confidence
         if view.valid is not None:
@@ -295,6 +304,11 @@ def _checked(
                 f"{name} of view {view.key} is {picture.shape}: give {view.gray.shape}, as its gray"
             )
     return list(pictures)
+
+
+def _smooth(votes: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Mean over 5x5 pixels: neighbours' votes say as much about a pixel as its own."""
+    return np.asarray(cv2.blur(votes, (5, 5)), np.float32)
 
 
 def _plain(picture: NDArray[np.float32]) -> NDArray[np.float32]:
