@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from gs_decoder.raster.cpu import simd
+from gs_decoder.raster.cpu.blend import CONSTANTS, load_constants
 from gs_decoder.raster.cpu.jit import helper
 
 
@@ -18,9 +19,10 @@ def _arithmetic(a, b, out):
 
 
 @helper
-def _exp2(a, out):
+def _exp2(a, table, out):
+    constants = load_constants(table)[0]
     for i in range(0, a.shape[0], 16):
-        simd.store(out, i, simd.exp2(simd.load(a, i)))
+        simd.store(out, i, simd.exp2(simd.load(a, i), constants))
 
 
 @helper
@@ -46,7 +48,7 @@ def test_arithmetic():
 def test_exp2():
     x = np.linspace(-126, 126, 16 * 4096).astype(np.float32)
     out = np.zeros_like(x)
-    _exp2(x, out)
+    _exp2(x, CONSTANTS, out)
     np.testing.assert_allclose(out, np.exp2(x.astype(np.float64)), rtol=2.5e-7)
 
 
@@ -63,4 +65,4 @@ def test_wrong_types_are_refused():
     from numba.core.errors import TypingError
 
     with pytest.raises(TypingError):
-        _exp2(np.zeros(16), np.zeros(16))
+        _exp2(np.zeros(16), CONSTANTS, np.zeros(16))

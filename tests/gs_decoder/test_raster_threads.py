@@ -89,8 +89,9 @@ def test_compiled_code_is_kept_where_it_can_be_written(tmp_path):
         "from gs_decoder.raster.cpu.jit import cache_folder\n"
         "from gs_decoder.raster.cpu.tiles import count_visible\n"
         "import numpy as np\n"
-        "count_visible(np.ones(16, np.float32), 0, 1, np.zeros(1, np.int32),"
-        " np.zeros(2, np.int64), np.zeros(2, np.int64))\n"
+        "n = np.zeros(0, np.uint32)\n"
+        "count_visible(np.zeros(0, np.float32), n, 1, n, n, np.zeros(0, np.int16),"
+        " np.zeros(2, np.int64), np.zeros(1, np.int64))\n"
         "print(cache_folder(), sum(count_visible.stats.cache_hits.values()))\n"
     )
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}

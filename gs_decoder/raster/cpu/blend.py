@@ -1,10 +1,10 @@
 """Blending, front to back, tile by tile.
 
 A tile is 16 blocks of 4x4 pixels and a block is one 16-lane vector, so the six running
-values of a block (light left, red, green, blue, depth, weight) stay in registers over its list of
-splats. A block's list holds the splats whose pixel box touches the block; a block stops as
-soon as all its pixels are opaque. A tile takes its splats in portions small enough for the
-first-level cache.
+values of a block (light left, red, green, blue, depth, weight) stay in registers over its
+splats. A tile takes its splats in portions small enough for the first-level cache, finds for
+sixteen of them at a time which blocks they can reach, and keeps that as bits: one word of 64
+splats a block. A block is left as soon as all its pixels are opaque.
 
 Every forward decision is made again by the backward pass from the same operations in the
 same order (`alpha_at`, `step`), so both see the same pixels.
@@ -39,60 +39,64 @@ from gs_decoder.raster.cpu.layout import (
 )
 
 BLOCKS = 16  # blocks of a tile
-PORTION = 192  # splats of a tile taken at a time
-# Vectors of a block: light left (negative once stopped), red, green, blue, depth, weight.
-_STATE = 6
+WORD = 64  # splats of one word of bits
+WORDS = 3  # words of a portion
+PORTION = WORDS * WORD  # splats of a tile taken at a time
 _LOG2_MIN_ALPHA = math.log2(MIN_ALPHA)
+# Vectors of a block: light left (0 once stopped), red, green, blue, depth, weight.
+_STATE = 6
+
+# Constants that the inner loops hold in registers: those of 2^x, then log2(1/255), 1e-4.
+CONSTANTS = np.array([*simd.EXP2_TABLE, _LOG2_MIN_ALPHA, MIN_TRANSMITTANCE], np.float32)
 
 
 @helper
-def blocks_touched(records, base, tile_x, tile_y):  # type: ignore[no-untyped-def]
-    """Bit mask of the tile's blocks (row by row) that the splat's pixel box touches."""
-    x0, y0 = tile_x * TILE, tile_y * TILE
-    left = max(int(records[base + LEFT]) - x0, 0) // BLOCK
-    right = min(int(records[base + RIGHT]) - x0, TILE - 1) // BLOCK
-    top = max(int(records[base + TOP]) - y0, 0) // BLOCK
-    bottom = min(int(records[base + BOTTOM]) - y0, TILE - 1) // BLOCK
-    columns = (2 << right) - (1 << left)
-    rows = (0x1111 >> (4 * (3 - bottom))) & (0x1111 << (4 * top))
-    return columns * rows
+def load_constants(table):  # type: ignore[no-untyped-def]
+    """`CONSTANTS` -> vectors of 2^x's table, log2(1/255), and the least transmittance."""
+    exp2_table = (
+        simd.spread(table, 0),
+        simd.spread(table, 1),
+        simd.spread(table, 2),
+        simd.spread(table, 3),
+        simd.spread(table, 4),
+        simd.spread(table, 5),
+        simd.spread(table, 6),
+        simd.spread(table, 7),
+    )
+    return exp2_table, simd.spread(table, 8), simd.spread(table, 9)
 
 
 @helper
-def deal_to_blocks(mask, index, lists, lengths):  # type: ignore[no-untyped-def]
-    """Append `index` to the list of every block of the mask."""
-    while mask != 0:
-        block = simd.lowest_bit(mask)
-        mask &= mask - 1
-        lists[block * PORTION + lengths[block]] = index
-        lengths[block] += 1
+def first_word(tile, tile_start):  # type: ignore[no-untyped-def]
+    """Where a tile's words begin: room for its splats in words of 64, for any split of pairs."""
+    return tile_start[tile] // WORD + tile
 
 
 @helper
-def alpha_at(splats, base, px, py, max_alpha):  # type: ignore[no-untyped-def]
-    """A block's alpha of one splat: dx, t = dy + slope dx, log2(alpha), alpha clamped."""
-    dx = px - splats[base + X]
-    dy = py - splats[base + Y]
-    t = simd.fma(dx, splats[base + SLOPE], dy)
-    power = simd.fma(dx * dx, splats[base + X_FALL], splats[base + LOG_OPACITY])
-    power = simd.fma(t * t, splats[base + RESIDUAL_FALL], power)
-    full = simd.exp2(simd.maximum(power, -126.0))
-    return dx, t, power, full, simd.minimum(full, max_alpha)
+def alpha_at(splats, base, px, py, exp2_table, limit):  # type: ignore[no-untyped-def]
+    """A block's alpha of one splat: dx, t = dy + slope dx, log2(alpha), alpha, alpha clamped."""
+    dx = px - simd.spread(splats, base + X)
+    dy = py - simd.spread(splats, base + Y)
+    t = simd.fma(dx, simd.spread(splats, base + SLOPE), dy)
+    power = simd.fma(
+        dx * dx, simd.spread(splats, base + X_FALL), simd.spread(splats, base + LOG_OPACITY)
+    )
+    power = simd.fma(t * t, simd.spread(splats, base + RESIDUAL_FALL), power)
+    full = simd.exp2(power, exp2_table)
+    return dx, t, power, full, simd.minimum(full, limit)
 
 
 @helper
-def step(power, alpha, light):  # type: ignore[no-untyped-def]
-    """Which pixels the splat is blended into, its weight there, and the light left after.
+def step(power, alpha, light, least_power, least_light):  # type: ignore[no-untyped-def]
+    """Alpha where the splat is blended, else 0; the light left; pixels that it would end.
 
-    `light` of a pixel that has stopped is negative, so that it never passes again.
+    The light of a pixel that has stopped is 0. While no pixel stops, one multiplication is all
+    that the next splat has to wait for.
     """
-    weight = alpha * light
-    left = light - weight
-    reached = power >= _LOG2_MIN_ALPHA
-    passes = left > MIN_TRANSMITTANCE
-    blended = reached & passes
-    stopped = simd.select(reached, -simd.absolute(light), light)
-    return blended, simd.select(blended, weight, 0.0), simd.select(blended, left, stopped)
+    alpha = simd.select(power >= least_power, alpha, 0.0)
+    left = simd.fma(-alpha, light, light)
+    ends = (left <= least_light) & (light > 0.0)
+    return alpha, left, ends
 
 
 @helper
@@ -113,29 +117,75 @@ def lane_offsets():  # type: ignore[no-untyped-def]
     return offsets
 
 
+@helper
+def _least_square(low, high):  # type: ignore[no-untyped-def]
+    """Smallest square between two numbers, low <= high."""
+    nearest = simd.maximum(simd.maximum(low, -high), 0.0)
+    return nearest * nearest
+
+
+@helper
+def _find_blocks(splats, group, tile_x, tile_y, valid, bits):  # type: ignore[no-untyped-def]
+    """Which of the tile's blocks sixteen splats can reach: 16 bits a block into `bits`.
+
+    Over a block, log2(alpha) is at most what its two squares give at their own smallest
+    values; splats that stay below 1/255 even so are left out, besides those whose pixel
+    box does not touch the block.
+    """
+    columns = simd.load_columns(splats, group * 16 * RECORD)
+    slope = columns[SLOPE]
+    x0, y0 = np.float32(tile_x * TILE + 0.5), np.float32(tile_y * TILE + 0.5)
+    dx, dy = x0 - columns[X], y0 - columns[Y]
+    left, right = (
+        columns[LEFT] - np.float32(tile_x * TILE),
+        columns[RIGHT] - np.float32(tile_x * TILE),
+    )
+    top, bottom = (
+        columns[TOP] - np.float32(tile_y * TILE),
+        columns[BOTTOM] - np.float32(tile_y * TILE),
+    )
+    # Rounding of t and of the power, for splats of any size.
+    slack = simd.fma(simd.absolute(columns[LOG_OPACITY]), 1e-5, 0.01)
+    for bx in range(4):
+        near = dx + np.float32(4 * bx)
+        far = near + 3.0
+        power = simd.fma(_least_square(near, far), columns[X_FALL], columns[LOG_OPACITY] + slack)
+        at_near, at_far = slope * near, slope * far
+        low, high = simd.minimum(at_near, at_far) + dy, simd.maximum(at_near, at_far) + dy
+        across = (left <= np.float32(4 * bx + 3)) & (right >= np.float32(4 * bx))
+        for by in range(4):
+            square = _least_square(low + np.float32(4 * by), high + np.float32(4 * by + 3))
+            reach = simd.fma(square, columns[RESIDUAL_FALL], power) >= _LOG2_MIN_ALPHA
+            down = (top <= np.float32(4 * by + 3)) & (bottom >= np.float32(4 * by))
+            block = 4 * by + bx
+            bits[block * 4 * WORDS + group] = simd.mask_bits(reach & across & down) & valid
+
+
 @kernel
 def blend(
     records: np.ndarray,  # (N*RECORD,)
-    pair_splat: np.ndarray,  # (pairs,) int32
+    pair_splat: np.ndarray,  # (pairs,) uint32
     tile_start: np.ndarray,  # (tiles+1,) int64
     tiles_x: int,
     width: int,
     height: int,
     background: np.ndarray,  # (3,)
     max_alpha: float,
+    table: np.ndarray,  # CONSTANTS
     counter: np.ndarray,  # (1,) int64, 0: tiles already dealt out
-    touched: np.ndarray,  # out (pairs,) uint16: bit mask of blocks that the pair was blended into
+    touched: np.ndarray,  # out (words*16,) uint64: per block, the splats that were blended into it
+    tile_words: np.ndarray,  # out (tiles,) int64: words of the tile that were written
     rgb: np.ndarray,  # out (H*W*3,)
     depth: np.ndarray,  # out (H*W,): expected depth, 0 where nothing is
     alpha_image: np.ndarray,  # out (H*W,)
 ) -> None:
-    limit = np.float32(max_alpha)
     offsets = lane_offsets()
-    splats = np.empty(PORTION * RECORD, np.float32)
-    lists = np.empty(BLOCKS * PORTION, np.int16)
-    lengths = np.empty(BLOCKS, np.int64)
+    splats = np.zeros(PORTION * RECORD, np.float32)
+    words = np.zeros(BLOCKS * WORDS, np.uint64)
+    bits = words.view(np.uint16)
     state = np.empty(BLOCKS * _STATE * 16, np.float32)
-    reached = np.empty(PORTION, np.uint16)
+    exp2_table, least_power, least_light = load_constants(table)
+    limit = simd.broadcast(np.float32(max_alpha))
     tiles = tile_start.shape[0] - 1
     while True:
         tile = simd.fetch_add(counter, 0, 1)
@@ -153,23 +203,26 @@ def blend(
             for lane in range(16):
                 # Pixels outside the image count as stopped.
                 x, y = (block % 4) * BLOCK + lane % 4, (block // 4) * BLOCK + lane // 4
-                state[base + lane] = 1.0 if x < columns and y < rows else -1.0
+                if x < columns and y < rows:
+                    state[base + lane] = 1.0
         begin, end = tile_start[tile], tile_start[tile + 1]
+        word_at = first_word(tile, tile_start)
+        written = 0
         while begin < end and open_blocks != 0:
             count = min(PORTION, end - begin)
-            lengths[:] = 0
             for i in range(count):
-                base = pair_splat[begin + i] * RECORD
-                simd.store(splats, i * RECORD, simd.load(records, base))
-                deal_to_blocks(
-                    blocks_touched(records, base, tile_x, tile_y) & open_blocks,
-                    i,
-                    lists,
-                    lengths,
-                )
-                reached[i] = 0
+                where = np.int64(pair_splat[np.uint64(begin + i)]) * RECORD
+                simd.store(splats, i * RECORD, simd.load(records, where))
+            words[:] = 0
+            for group in range((count + 15) // 16):
+                valid = (1 << min(16, count - 16 * group)) - 1
+                _find_blocks(splats, group, tile_x, tile_y, valid, bits)
+            used = (count + WORD - 1) // WORD
             for block in range(BLOCKS):
-                if lengths[block] == 0:
+                bit = 1 << block
+                if open_blocks & bit == 0:
+                    for w in range(used):
+                        touched[(word_at + written + w) * BLOCKS + block] = 0
                     continue
                 px, py = block_pixels(block, tile_x, tile_y, offsets)
                 base = block * _STATE * 16
@@ -179,21 +232,37 @@ def blend(
                 blue = simd.load(state, base + 48)
                 far = simd.load(state, base + 64)
                 covered = simd.load(state, base + 80)
-                bit = 1 << block
-                for k in range(lengths[block]):
-                    i = lists[block * PORTION + k]
-                    s = i * RECORD
-                    _, _, power, _, alpha = alpha_at(splats, s, px, py, limit)
-                    blended, weight, light = step(power, alpha, light)
-                    red = simd.fma(weight, splats[s + RED], red)
-                    green = simd.fma(weight, splats[s + GREEN], green)
-                    blue = simd.fma(weight, splats[s + BLUE], blue)
-                    far = simd.fma(weight, splats[s + DEPTH], far)
-                    covered = covered + weight
-                    if simd.any_lane(blended):
-                        reached[i] |= bit
-                    elif not simd.any_lane(light > 0.0):
-                        open_blocks &= ~bit
+                for w in range(used):
+                    left_over = words[block * WORDS + w]
+                    blended = left_over
+                    while left_over != 0:
+                        i = simd.lowest_bit(left_over)
+                        rest = left_over & (left_over - np.uint64(1))
+                        s = (w * WORD + i) * RECORD
+                        _, _, power, _, alpha = alpha_at(splats, s, px, py, exp2_table, limit)
+                        alpha, left, ends = step(power, alpha, light, least_power, least_light)
+                        weight = alpha * light
+                        if simd.any_lane(ends):
+                            weight = simd.select(ends, 0.0, weight)
+                            left = simd.select(ends, 0.0, left)
+                            if not simd.any_lane(left > 0.0):
+                                open_blocks &= ~bit
+                        light = left
+                        red = simd.fma(weight, simd.spread(splats, s + RED), red)
+                        green = simd.fma(weight, simd.spread(splats, s + GREEN), green)
+                        blue = simd.fma(weight, simd.spread(splats, s + BLUE), blue)
+                        far = simd.fma(weight, simd.spread(splats, s + DEPTH), far)
+                        covered = covered + weight
+                        if not simd.any_lane(weight > 0.0):
+                            blended &= ~(left_over ^ rest)
+                        left_over = rest
+                        if open_blocks & bit == 0:
+                            blended &= ~rest
+                            left_over = np.uint64(0)
+                    touched[(word_at + written + w) * BLOCKS + block] = blended
+                    if open_blocks & bit == 0:
+                        for later in range(w + 1, used):
+                            touched[(word_at + written + later) * BLOCKS + block] = 0
                         break
                 simd.store(state, base, light)
                 simd.store(state, base + 16, red)
@@ -201,11 +270,9 @@ def blend(
                 simd.store(state, base + 48, blue)
                 simd.store(state, base + 64, far)
                 simd.store(state, base + 80, covered)
-            for i in range(count):
-                touched[begin + i] = reached[i]
             begin += count
-        for i in range(begin, end):
-            touched[i] = 0
+            written += used
+        tile_words[tile] = written
         for y in range(rows):
             for x in range(columns):
                 base = ((y // BLOCK) * 4 + x // BLOCK) * _STATE * 16 + (y % 4) * 4 + x % 4

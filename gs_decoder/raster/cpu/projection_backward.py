@@ -8,6 +8,7 @@ q x t, q t^2 with q = alpha dL/dalpha = -dL/dsigma.
 import numpy as np
 
 from gs_decoder.raster.cpu import simd
+from gs_decoder.raster.cpu.blend_backward import sum_slots
 from gs_decoder.raster.cpu.jit import helper, kernel
 from gs_decoder.raster.cpu.layout import (
     C_FX,
@@ -100,7 +101,10 @@ def project_backward(
     first: int,  # record and gradient row of the first splat
     camera_row: int,  # row of `camera_sums` of the first chunk
     records: np.ndarray,  # (N*RECORD,)
-    sums: np.ndarray,  # (N*GRADIENT,)
+    slots: np.ndarray,  # (pairs*GRADIENT,), from `blend_backward`
+    slot_used: np.ndarray,  # (pairs,) uint8
+    first_pair: np.ndarray,  # (N+1,) int64
+    sums: np.ndarray,  # out (N*GRADIENT,)
     counter: np.ndarray,  # (1,) int64, 0
     d_means: np.ndarray,  # out (N*3,)
     d_quats: np.ndarray,  # out (N*4,)
@@ -125,6 +129,8 @@ def project_backward(
             left = simd.load_strided(records, row * RECORD + LEFT, RECORD)
             right = simd.load_strided(records, row * RECORD + RIGHT, RECORD)
             visible = left <= right
+            for s in range(row, row + simd.LANES):
+                sum_slots(slots, slot_used, first_pair, s, sums)
             if not simd.any_lane(visible):
                 for k in range(3):
                     simd.store(d_means, 3 * row + 16 * k, zero)

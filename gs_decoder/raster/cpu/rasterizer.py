@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from gs_decoder.raster.contract import RasterError, RasterShapeError
 from gs_decoder.raster.cpu import layout
-from gs_decoder.raster.cpu.blend import blend
-from gs_decoder.raster.cpu.blend_backward import blend_backward, sum_slots
+from gs_decoder.raster.cpu.blend import BLOCKS, CONSTANTS, WORD, blend
+from gs_decoder.raster.cpu.blend_backward import blend_backward
 from gs_decoder.raster.cpu.harmonics import shade, shade_backward
 from gs_decoder.raster.cpu.projection import project
 from gs_decoder.raster.cpu.projection_backward import project_backward
@@ -251,6 +251,14 @@ class NumbaRasterizer:
                 if not other.cancel():
                     other.result()
 
+    def _touched(self, pairs: int, tiles: int) -> tuple[Any, Any]:
+        """Bits of what `blend` blended, and the number of words of each tile."""
+        words = pairs // WORD + tiles
+        return (
+            self._buffers.take("touched", words * BLOCKS, np.uint64),
+            self._buffers.take("tile_words", tiles, np.int64),
+        )
+
     def forward(
         self,
         means: Floats,  # (N,3)
@@ -299,16 +307,20 @@ class NumbaRasterizer:
                 )  # fmt: skip
 
         tiles_x, tiles_y = -(-width // layout.TILE), -(-height // layout.TILE)
-        order = take("order", padded, np.int32)
+        order, keys = take("order", padded, np.uint32), take("keys", padded, np.uint32)
+        tile_box = take("tile_box", 4 * padded, np.int16)
         tile_start = take("tile_start", tiles_x * tiles_y + 1, np.int64)
         first_pair = take("first_pair", padded + 1, np.int64)
-        visible = count_visible(records, padded, tiles_x, order, tile_start, first_pair)
+        visible = count_visible(
+            records, records.view(np.uint32), tiles_x, order, keys, tile_box, tile_start,
+            first_pair,
+        )  # fmt: skip
         pairs = int(tile_start[-1])
-        pair_splat = take("pair_splat", pairs, np.int32)
+        pair_splat = take("pair_splat", pairs, np.uint32)
         sort_into_tiles(
-            records, records.view(np.uint32), visible, tiles_x, order,
-            take("spare", padded, np.int32), take("keys", 2 * padded, np.uint32).reshape(2, -1),
-            tile_start, first_pair, pair_splat, take("splat_pairs", pairs, np.int32),
+            visible, tiles_x, order, keys, take("spare_order", padded, np.uint32),
+            take("spare_keys", padded, np.uint32), tile_box, tile_start, first_pair, pair_splat,
+            take("pair_slot", pairs, np.uint32),
         )  # fmt: skip
 
         rgb = np.empty((height, width, 3), np.float32)
@@ -316,8 +328,8 @@ class NumbaRasterizer:
         alpha = np.empty((height, width), np.float32)
         self._deal(
             blend, records, pair_splat, tile_start, tiles_x, width, height, behind,
-            float(max_alpha), take("touched", pairs, np.uint16),
-            rgb.reshape(-1), depth.reshape(-1), alpha.reshape(-1), counter_at=8,
+            float(max_alpha), CONSTANTS, *self._touched(pairs, tiles_x * tiles_y),
+            rgb.reshape(-1), depth.reshape(-1), alpha.reshape(-1), counter_at=9,
         )  # fmt: skip
         context = Context(
             generation=self._generation,
@@ -372,20 +384,20 @@ class NumbaRasterizer:
         if given != (ctx.rgb.shape, ctx.depth.shape, ctx.alpha.shape):
             raise RasterShapeError(f"d_rgb, d_depth, d_alpha: shapes {given}; not the image's")
         records = take("records", padded * layout.RECORD)
-        tile_start = take("tile_start", -(-ctx.height // layout.TILE) * ctx.tiles_x + 1, np.int64)
-        touched = take("touched", pairs, np.uint16)
+        tiles = -(-ctx.height // layout.TILE) * ctx.tiles_x
         slots = take("slots", pairs * layout.GRADIENT)
+        slot_used = take("slot_used", pairs, np.uint8)
+        slot_used[:] = 0
         self._deal(
-            blend_backward, records, take("pair_splat", pairs, np.int32), tile_start, touched,
-            ctx.tiles_x, ctx.width, ctx.height, ctx.background, ctx.max_alpha,
-            ctx.rgb.reshape(-1), ctx.depth.reshape(-1), ctx.alpha.reshape(-1),
-            d_rgb.reshape(-1), d_depth.reshape(-1), d_alpha.reshape(-1), slots, counter_at=15,
+            blend_backward, records, take("pair_splat", pairs, np.uint32),
+            take("pair_slot", pairs, np.uint32), take("tile_start", tiles + 1, np.int64),
+            *self._touched(pairs, tiles), ctx.tiles_x, ctx.width, ctx.height, ctx.background,
+            ctx.max_alpha, CONSTANTS, ctx.rgb.reshape(-1), ctx.depth.reshape(-1),
+            ctx.alpha.reshape(-1), d_rgb.reshape(-1), d_depth.reshape(-1), d_alpha.reshape(-1),
+            slots, slot_used, counter_at=18,
         )  # fmt: skip
+        first_pair = take("first_pair", padded + 1, np.int64)
         sums = take("sums", padded * layout.GRADIENT)
-        self._deal(
-            sum_slots, slots, touched, take("first_pair", padded + 1, np.int64),
-            take("splat_pairs", pairs, np.int32), padded, sums, counter_at=5,
-        )  # fmt: skip
 
         d_means, d_quats = take("d_means", padded * 3), take("d_quats", padded * 4)
         d_scales, d_opacities = take("d_scales", padded * 3), take("d_opacities", padded)
@@ -396,9 +408,10 @@ class NumbaRasterizer:
         for part in ctx.splats:
             self._deal(
                 project_backward, part.means, part.quats, part.scales, part.opacities,
-                ctx.camera, part.first, part.camera_row, records, sums,
-                d_means, d_quats, d_scales, d_opacities, d_colors, d_center, camera_sums,
-                counter_at=9,
+                ctx.camera, part.first, part.camera_row, records,
+                slots, slot_used, first_pair, sums, d_means, d_quats, d_scales, d_opacities,
+                d_colors, d_center, camera_sums,
+                counter_at=12,
             )  # fmt: skip
         d_centre_world = np.zeros(3)
         if ctx.sh_degree is not None:

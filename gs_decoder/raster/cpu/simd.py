@@ -149,6 +149,12 @@ def _call(builder: Any, name: str, result: Any, arguments: Sequence[Any]) -> Any
     return builder.call(function, arguments)
 
 
+def _is_vector_tuple(kind: Any) -> bool:
+    return isinstance(kind, types.UniTuple | types.Tuple) and all(
+        item is vector for item in kind.types
+    )
+
+
 def _is_real(*kinds: Any) -> bool:
     return all(kind is vector or isinstance(kind, types.Float) for kind in kinds)
 
@@ -243,26 +249,37 @@ def mask_bits(typingctx: Any, condition: Any) -> Any:
     return (types.int64(condition), codegen) if condition is mask else None
 
 
-# 2^f on [-0.5, 0.5]: Chebyshev interpolation of degree 6, relative error 3e-9 before rounding.
-_EXP2 = (1.0, 0.693147207, 0.240226509, 0.0555032723, 0.00961805668, 0.00134004282, 0.000154614447)
-_ROUNDING = 12582912.0  # 1.5 * 2^23: adding it leaves round(x) in the low mantissa bits
+# Rounding constant, then 2^f on [-0.5, 0.5] from the highest power down: Chebyshev interpolation
+# of degree 6, relative error 3e-9 before rounding. Adding 1.5 * 2^23 leaves round(x) in the low
+# bits of the mantissa.
+EXP2_TABLE = (
+    12582912.0,
+    0.000154614447,
+    0.00134004282,
+    0.00961805668,
+    0.0555032723,
+    0.240226509,
+    0.693147207,
+    1.0,
+)
 
 
 @intrinsic
-def exp2(typingctx: Any, a: Any) -> Any:
-    """2^a for a in [-126, 126]; relative error about 1e-7."""
+def exp2(typingctx: Any, a: Any, table: Any) -> Any:
+    """2^a for a in [-126, 126], relative error about 1e-7; anything, NaN too, for other a.
+
+    `table` holds the vectors of `EXP2_TABLE`. They come from outside because compiled constants
+    would be fetched anew in every round of a loop.
+    """
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        (x,) = args
-        shifted = builder.fadd(x, _constant(_ROUNDING))
-        fraction = builder.fsub(x, builder.fsub(shifted, _constant(_ROUNDING)))
-        result = _constant(_EXP2[-1])
-        for coefficient in reversed(_EXP2[:-1]):
+        x = args[0]
+        rounding, result, *rest = cgutils.unpack_tuple(builder, args[1])
+        shifted = builder.fadd(x, rounding)
+        fraction = builder.fsub(x, builder.fsub(shifted, rounding))
+        for coefficient in rest:
             result = _call(
-                builder,
-                f"llvm.fma.v{LANES}f32",
-                _VECTOR,
-                [result, fraction, _constant(coefficient)],
+                builder, f"llvm.fma.v{LANES}f32", _VECTOR, [result, fraction, coefficient]
             )
         exponent = builder.shl(
             builder.bitcast(shifted, _INTEGERS), ir.Constant(_INTEGERS, [23] * LANES)
@@ -270,7 +287,8 @@ def exp2(typingctx: Any, a: Any) -> Any:
         bits = builder.add(builder.bitcast(result, _INTEGERS), exponent)
         return builder.bitcast(bits, _VECTOR)
 
-    return (vector(a), codegen) if a is vector else None
+    matches = a is vector and _is_vector_tuple(table) and len(table) == len(EXP2_TABLE)
+    return (vector(a, table), codegen) if matches else None
 
 
 @intrinsic
@@ -310,6 +328,18 @@ def load(typingctx: Any, array: Any, index: Any) -> Any:
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         pointer = _element(context, builder, sig.args[0], args[0], args[1])
         return builder.load(builder.bitcast(pointer, _VECTOR.as_pointer()), align=4)
+
+    return (vector(array, types.intp), codegen) if _is_flat(array) else None
+
+
+@intrinsic
+def spread(typingctx: Any, array: Any, index: Any) -> Any:
+    """array[index] in every lane; `index` must not be negative."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return _broadcast(
+            builder, builder.load(_element(context, builder, sig.args[0], args[0], args[1]))
+        )
 
     return (vector(array, types.intp), codegen) if _is_flat(array) else None
 
@@ -357,12 +387,6 @@ def store_strided(typingctx: Any, array: Any, index: Any, stride: Any, value: An
 
     matches = _is_flat(array) and value is vector
     return (types.void(array, types.intp, types.intp, value), codegen) if matches else None
-
-
-def _is_vector_tuple(kind: Any) -> bool:
-    return isinstance(kind, types.UniTuple | types.Tuple) and all(
-        item is vector for item in kind.types
-    )
 
 
 def _transpose(builder: Any, rows: list[Any]) -> list[Any]:
@@ -416,18 +440,28 @@ def store_columns(typingctx: Any, array: Any, index: Any, columns: Any) -> Any:
     return (types.void(array, types.intp, columns), codegen) if matches else None
 
 
-def _fold(builder: Any, a: Any, b: Any | None, width: int) -> Any:
-    """Halve groups of `width` lanes: first halves of a's groups then b's, plus the second."""
-    groups = LANES // width
-    first = [g * width + i for g in range(groups) for i in range(width // 2)]
-    second = [lane + width // 2 for lane in first]
-    other = a if b is None else b
-    low = first + [LANES + lane for lane in first]
-    high = second + [LANES + lane for lane in second]
+def _fold(builder: Any, a: Any, b: Any, width: int, span: int) -> Any:
+    """Join two vectors: in every group of 2*span lanes, runs of `width` of a and b, added up.
+
+    Of each group the first half of the runs is added to the second half; a's sums stand before
+    b's. Within 128 bits this is one unpack instruction a side.
+    """
+    low: list[int] = []
+    high: list[int] = []
+    for group in range(0, LANES, 2 * span):
+        for run in range(0, span, width):
+            first = [group + run + i for i in range(width)]
+            low += first + [LANES + lane for lane in first]
+            second = [lane + span for lane in first]
+            high += second + [LANES + lane for lane in second]
     return builder.fadd(
-        builder.shuffle_vector(a, other, ir.Constant(_INTEGERS, low)),
-        builder.shuffle_vector(a, other, ir.Constant(_INTEGERS, high)),
+        builder.shuffle_vector(a, b, ir.Constant(_INTEGERS, low)),
+        builder.shuffle_vector(a, b, ir.Constant(_INTEGERS, high)),
     )
+
+
+# (width, span) of the four rounds: inside 128 bits, then across them.
+_FOLDS = ((1, 2), (2, 2), (4, 8), (8, 8))
 
 
 @intrinsic
@@ -441,13 +475,11 @@ def lane_sums(typingctx: Any, vectors: Any) -> Any:
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         row: list[Any] = list(cgutils.unpack_tuple(builder, args[0]))
         row += [None] * (LANES - len(row))
-        width = LANES
-        while len(row) > 1:
+        for width, span in _FOLDS:
             row = [
-                None if row[i] is None else _fold(builder, row[i], row[i + 1], width)
-                for i in range(0, len(row), 2)
+                None if a is None else _fold(builder, a, a if b is None else b, width, span)
+                for a, b in zip(row[::2], row[1::2])
             ]
-            width //= 2
         return row[0]
 
     matches = _is_vector_tuple(vectors)
