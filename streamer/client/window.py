@@ -29,6 +29,7 @@ class Outgoing:
     parts: tuple[Buffer, ...]
     seq: int
     sent: bool = False
+    """Whether it has been on the wire under this number."""
 
 
 @dataclass(slots=True)
@@ -92,10 +93,8 @@ class Window:
                 self.unsent.appendleft(self.sent.pop())
             self.hold_until = now + HOLD_S[code]
             return None
-        self._settle(seq - 1)
-        stamp_ns = 0
-        if self.sent and self.sent[0].seq == seq:
-            stamp_ns = self.sent[0].header.stamp_ns
+        found = [frame for frame in (*self.sent, *self.unsent) if frame.seq == seq]
+        stamp_ns = found[0].header.stamp_ns if found else 0
         self._settle(seq)
         rejection = Rejection(seq, stamp_ns, code, reason)
         self.rejected.append(rejection)
@@ -105,8 +104,7 @@ class Window:
         """A connection begins: what the daemon has not settled is sent again."""
         self.unsent.extendleft(reversed(self.sent))
         self.sent.clear()
-        while self.unsent and self.unsent[0].sent and self.unsent[0].seq < next_seq:
-            self.unsent.popleft()
+        self._settle(next_seq - 1)
         if self.acked >= next_seq or (self.unsent and self.unsent[0].seq != next_seq):
             self.renumbered += 1
         self._number(next_seq)
@@ -117,11 +115,15 @@ class Window:
 
     def _number(self, first: int) -> None:
         for seq, frame in zip(itertools.count(first), self.unsent):
-            frame.seq = seq
-            frame.sent = False
+            if frame.seq != seq:
+                frame.seq = seq
+                frame.sent = False
 
     def _settle(self, seq: int) -> None:
         while self.sent and self.sent[0].seq <= seq:
             self.sent.popleft()
+        # Those that are to be sent again may be settled by what was received the first time.
+        while self.unsent and self.unsent[0].sent and self.unsent[0].seq <= seq:
+            self.unsent.popleft()
         self.acked = max(self.acked, seq)
         self.base = max(self.base, seq + 1)

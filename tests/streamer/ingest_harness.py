@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -345,11 +345,3 @@ def running_ingest(
         yield harness
     finally:
         harness.stop()
-
-
-def eventually(condition: Callable[[], bool], timeout_s: float = WAIT_S) -> None:
-    """Wait for something that no message announces."""
-    until = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < until, "it never happened"
-        time.sleep(0.02)
