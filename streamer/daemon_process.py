@@ -73,6 +73,8 @@ class DaemonProcess:
             stdout=subprocess.PIPE,
             stdin=subprocess.DEVNULL,
             text=True,
+            # Ctrl-C in a terminal is ours: a second signal would make the daemon hurry its end.
+            start_new_session=True,
             env={**os.environ, PARENT_VARIABLE: str(os.getpid())},
         )
         threading.Thread(target=self._read, daemon=True).start()
@@ -114,7 +116,9 @@ class DaemonProcess:
             code = self._process.wait()
             raise DaemonFailed(f"the daemon ended with exit code {code} before it was ready")
         if line.startswith("ready"):
-            self.addresses = dict(word.split("=", 1) for word in line.split()[1:] if "=" in word)
+            words = line.split()
+            pairs = zip(words[1::2], words[2::2], strict=False)
+            self.addresses = {name: address for name, address in pairs if "://" in address}
 
     def __enter__(self) -> DaemonProcess:
         self.start()

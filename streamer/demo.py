@@ -41,9 +41,9 @@ def demo_config(session_dir: Path, *, long_side: int | None, page: bool) -> Serv
     defaults = ServeConfig()
     session = SessionConfig() if long_side is None else SessionConfig(long_side=long_side)
     return ServeConfig(
-        ingest=_free(defaults.ingest),
-        updates=_free(defaults.updates),
-        requests=_free(defaults.requests),
+        ingest=free_address(defaults.ingest),
+        updates=free_address(defaults.updates),
+        requests=free_address(defaults.requests),
         session_dir=session_dir,
         session=session,
         viewer=ViewerConfig(
@@ -53,7 +53,8 @@ def demo_config(session_dir: Path, *, long_side: int | None, page: bool) -> Serv
     )
 
 
-def _free(address: str) -> str:
+def free_address(address: str) -> str:
+    """The TCP address where its port is free, else its host with any free port."""
     host, port = address.rsplit(":", 1)
     return address if port_is_free(int(port)) else f"{host}:0"
 

@@ -6,10 +6,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import cv2
-
 from streamer.client import Client
-from streamer.sources import Capture, CaptureFrame, read_depth, read_image, read_mask
+from streamer.sources import CaptureFrame, read_depth, read_image, read_mask
 
 _ENCODED = (".jpg", ".jpeg", ".png")
 
@@ -50,7 +48,6 @@ class Playback:
 
 def play(
     client: Client,
-    capture: Capture,
     frames: Sequence[CaptureFrame],
     *,
     rate: float,
@@ -75,42 +72,46 @@ def play(
         raise PlaybackError(f"--rate is {rate:g}; frames a second, or 0 for as fast as possible")
     start = time.monotonic()
     due = start
-    of_seq: dict[int, CaptureFrame] = {}
+    sent = 0
+    of_stamp: dict[int, CaptureFrame] = {}
+    rejected: list[Rejected] = []
     for frame in frames:
         wait_s = due - time.monotonic()
         if wait_s > 0.0:
             time.sleep(wait_s)
-        of_seq[_send(client, frame, with_depth)] = frame
-        progress(_settled(client))
+        try:
+            _send(client, frame, with_depth)
+        except ValueError as error:
+            # What no client can send, such as a file that is no image, no daemon would take.
+            rejected.append(Rejected(frame, "bad_image", str(error)))
+        else:
+            sent += 1
+            # By stamp: under the live policy frames have no number until they leave.
+            of_stamp[frame.stamp_ns] = frame
+        progress(len(rejected) + sent - client.unsettled)
         if rate > 0.0:
             due = max(due + 1.0 / rate, time.monotonic())
     client.flush()
     while not client.wait(timeout=0.2):
-        progress(_settled(client))
-    progress(len(of_seq))
-    rejected = [Rejected(of_seq[r.seq], r.code, r.reason) for r in client.rejected]
-    return Playback(len(of_seq), rejected, client.dropped, start, time.monotonic() - start)
+        progress(len(rejected) + sent - client.unsettled)
+    progress(len(frames))
+    rejected += [Rejected(of_stamp[r.stamp_ns], r.code, r.reason) for r in client.rejected]
+    return Playback(sent, rejected, client.dropped, start, time.monotonic() - start)
 
 
-def _settled(client: Client) -> int:
-    return client.acked + 1
-
-
-def _send(client: Client, frame: CaptureFrame, with_depth: bool) -> int:
-    suffix = frame.image_path.suffix.lower()
-    encoded = suffix in _ENCODED
+def _send(client: Client, frame: CaptureFrame, with_depth: bool) -> None:
+    encoded = frame.image_path.suffix.lower() in _ENCODED
     depth = None
     if with_depth and frame.depth_path is not None:
         png = frame.depth_path.suffix.lower() == ".png"
         depth = frame.depth_path.read_bytes() if png else read_depth(frame)
-    mask = read_mask(frame)
-    return client.send(
+    client.send(
         frame.image_path.read_bytes() if encoded else read_image(frame.image_path),
-        pose=frame.c2w,
+        frame.c2w,
         camera=frame.camera,
         stamp_ns=frame.stamp_ns,
         params=frame.params,
         depth=depth,
         depth_unit_m=frame.depth_unit_m,
-        mask=None if mask is None else cv2.imencode(".png", mask)[1].tobytes(),
+        mask=read_mask(frame),
     )

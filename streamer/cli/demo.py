@@ -84,11 +84,10 @@ def _play(
             cameras=dict(capture.cameras),
             convention=capture.convention,
             clock="capture",
-            client="demo",
         ) as client,
         frame_progress(out, len(frames)) as progress,
     ):
-        return play(client, capture, frames, rate=options.rate, progress=progress.update)
+        return play(client, frames, rate=options.rate, progress=progress.update)
 
 
 def _once(options: Options, capture: Capture, addresses: dict[str, str], out: Console) -> int:

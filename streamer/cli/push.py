@@ -67,13 +67,11 @@ def run(options: Options) -> int:
             convention=capture.convention,
             policy=options.policy,
             clock="capture",
-            client="push",
         ) as client,
         frame_progress(out, len(given)) as progress,
     ):
         playback = play(
             client,
-            capture,
             given,
             rate=options.rate,
             with_depth=options.depth,

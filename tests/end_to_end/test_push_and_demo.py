@@ -1,0 +1,235 @@
+"""`push` and `demo` as processes against a real daemon, with the demo capture."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.request import urlopen
+
+import cv2
+import numpy as np
+import pytest
+
+from gs_decoder import read_ply
+from streamer.config import ServeConfig, SessionConfig, ViewerConfig
+from streamer.daemon_process import DaemonFailed, DaemonProcess
+from streamer.demo import CAPTURE, free_address
+from streamer.requests import Requests
+
+COMMAND = [sys.executable, "-m", "streamer.cli"]
+
+
+def config(session_dir: Path) -> ServeConfig:
+    return ServeConfig(
+        ingest="tcp://127.0.0.1:0",
+        updates="tcp://127.0.0.1:0",
+        requests="tcp://127.0.0.1:0",
+        session_dir=session_dir,
+        max_sessions=6,
+        session=SessionConfig(long_side=64, refine=False),
+        viewer=ViewerConfig(enabled=False),
+    )
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonProcess]:
+    with DaemonProcess(config(tmp_path_factory.mktemp("sessions"))) as running:
+        yield running
+
+
+def push(daemon: DaemonProcess, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, "push", *arguments, "--to", daemon.addresses["ingest"]],
+        capture_output=True,
+        text=True,
+        timeout=150,
+    )
+
+
+def small_capture(root: Path, frames: int) -> Path:
+    """The first frames of the demo capture in a folder of their own."""
+    document = json.loads((CAPTURE / "transforms.json").read_text())
+    document["frames"] = document["frames"][:frames]
+    (root / "images").mkdir(parents=True)
+    for frame in document["frames"]:
+        shutil.copy(CAPTURE / frame["file_path"], root / frame["file_path"])
+    (root / "transforms.json").write_text(json.dumps(document))
+    return root
+
+
+@pytest.mark.timeout(400)
+def test_pushed_frames_arrive_and_held_out_ones_never(daemon: DaemonProcess) -> None:
+    answer = push(daemon, str(CAPTURE), "--frames", "0:16", "--hold-out", "8", "--rate", "0")
+    assert answer.returncode == 0, answer.stderr
+    assert "14 frames to" in answer.stdout
+    assert "2 held out" in answer.stdout
+    assert re.search(r"14 frames sent in .* 0 dropped, 0 rejected", answer.stdout)
+    with Requests(daemon.addresses["requests"]) as requests:
+        deadline = time.monotonic() + 120
+        while requests.status("office").frames_done < 14:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        status = requests.status("office")
+        assert (status.frames_in, status.frames_rejected, status.frames_dropped) == (14, 0, 0)
+        assert status.splats > 0
+        stamps = {frame.stamp_ns for frame in requests.keyframes("office")}
+    # Without times in the capture, frames are 0.1 s apart: 0 and 8 were kept back.
+    assert stamps
+    assert stamps <= {i * 10**8 for i in range(16) if i % 8}
+    again = push(daemon, str(CAPTURE), "--frames", "0:2")
+    assert again.returncode == 2
+    assert again.stderr.startswith("splatstream push: ")
+    assert again.stderr.count("\n") == 1
+    assert "office" in again.stderr
+
+
+def test_rejected_frames_are_named_and_the_rest_goes_on(
+    daemon: DaemonProcess, tmp_path: Path
+) -> None:
+    root = small_capture(tmp_path / "spoiled", 5)
+    names = sorted(path.name for path in (root / "images").iterdir())
+    (root / "images" / names[1]).write_bytes(b"no picture at all")
+    cv2.imwrite(str(root / "images" / names[3]), np.zeros((50, 50, 3), np.uint8))
+    answer = push(daemon, str(root), "--rate", "0")
+    assert answer.returncode == 1, answer.stderr
+    rejected = [line for line in answer.stdout.splitlines() if line.startswith("rejected: ")]
+    assert [line.split()[1] for line in rejected] == [f"{names[1]}:", f"{names[3]}:"]
+    assert "50x50" in rejected[1]
+    assert "2 rejected" in answer.stdout
+    with Requests(daemon.addresses["requests"]) as requests:
+        deadline = time.monotonic() + 120
+        while requests.status("spoiled").frames_done < 3:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        assert requests.status("spoiled").frames_in == 3
+
+
+def test_live_policy_never_waits(daemon: DaemonProcess) -> None:
+    answer = push(
+        daemon, str(CAPTURE), "--session", "live", "--frames", "0:40", "--rate", "0",
+        "--policy", "live",
+    )  # fmt: skip
+    assert answer.returncode == 0, answer.stderr
+    dropped = re.search(r"40 frames sent in .* (\d+) dropped, 0 rejected", answer.stdout)
+    assert dropped
+    assert int(dropped[1]) > 0
+
+
+def test_depth_is_sent_where_it_is_asked_for(daemon: DaemonProcess, tmp_path: Path) -> None:
+    root = small_capture(tmp_path / "with_depth", 2)
+    document = json.loads((root / "transforms.json").read_text())
+    for i, frame in enumerate(document["frames"]):
+        frame["depth_file_path"] = f"{i}.png"
+        # The second is of a size that does not fit: sent, it must be refused.
+        size = (213, 320) if i == 0 else (100, 100)
+        cv2.imwrite(str(root / f"{i}.png"), np.full(size, 1500, np.uint16))
+    (root / "transforms.json").write_text(json.dumps(document))
+    without = push(daemon, str(root), "--rate", "0", "--session", "flat")
+    assert without.returncode == 0, without.stdout + without.stderr
+    answer = push(daemon, str(root), "--rate", "0", "--session", "deep", "--depth")
+    assert answer.returncode == 1
+    assert "rejected: 00004.jpg" in answer.stdout
+    assert "depth" in answer.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ("--to", "tcp://127.0.0.1:9", "--frames", "0:3"),
+            "no daemon answers at tcp://127.0.0.1:9",
+        ),
+        (("--rate", "-1"), "--rate is -1"),
+        (("--frames", "x"), "--frames is 'x'"),
+        (("--hold-out", "1"), "hold-out is 1"),
+    ],
+)
+def test_what_cannot_be_pushed_is_one_line(
+    daemon: DaemonProcess, arguments: tuple[str, ...], message: str
+) -> None:
+    command = [*COMMAND, "push", str(CAPTURE), "--to", daemon.addresses["ingest"]]
+    command += ["--session", "refused", *arguments]
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert answer.returncode == 2
+    assert message in answer.stderr
+    assert answer.stderr.count("\n") == 1
+
+
+def test_daemon_that_cannot_start_says_so(tmp_path: Path) -> None:
+    blocked = config(tmp_path)
+    blocked.ingest = "tcp://203.0.113.1:5555"
+    with pytest.raises(DaemonFailed, match="exit code 2"), DaemonProcess(blocked):
+        pass
+
+
+def test_demo_takes_a_free_address_where_its_own_is_taken(daemon: DaemonProcess) -> None:
+    taken = daemon.addresses["ingest"]
+    assert free_address(taken) == "tcp://127.0.0.1:0"
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    assert free_address(f"tcp://127.0.0.1:{port}") == f"tcp://127.0.0.1:{port}"
+
+
+@pytest.mark.timeout(600)
+def test_demo_once_leaves_map_report_and_pictures(tmp_path: Path) -> None:
+    out = tmp_path / "results"
+    answer = subprocess.run(
+        [*COMMAND, "demo", "--once", "--out", str(out), "--rate", "0", "--long-side", "64",
+         "--refine", "1"],
+        capture_output=True, text=True, timeout=580,
+    )  # fmt: skip
+    assert answer.returncode == 0, answer.stderr[-2000:]
+    report = json.loads((out / "report.json").read_text())
+    assert report["frames_in"] == report["frames_done"] == 105
+    assert report["frames_dropped"] == 0
+    assert report["frames_per_second"] > 0
+    assert 0 < report["latency_ms_p50"] <= report["latency_ms_p95"]
+    assert len(report["held_out_views"]) == 15
+    assert report["held_out_psnr"] > 8.0
+    assert "cores" in report["hardware"]
+    splats, _ = read_ply(out / "map.ply")
+    assert splats.count == report["splats"] > 1000
+    sheet = cv2.imread(str(out / "renders.png"))
+    assert sheet is not None
+    assert sheet.shape[0] == 2 * 43 + 4
+    # Truth above, rendered below: neither of them empty.
+    assert sheet[:43].std() > 20
+    assert sheet[-43:].std() > 10
+
+
+@pytest.mark.timeout(400)
+def test_demo_serves_its_page_until_interrupted() -> None:
+    process = subprocess.Popen(
+        [*COMMAND, "demo", "--rate", "20", "--long-side", "64"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
+    try:
+        assert process.stdout is not None
+        url = None
+        for line in process.stdout:
+            if match := re.match(r"live page: (http://\S+)", line):
+                url = match[1]
+                break
+        assert url is not None
+        with urlopen(url, timeout=20) as page:
+            assert page.status == 200
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=20) == 130
+        with pytest.raises(OSError, match="refused"):
+            urlopen(url, timeout=5)
+    finally:
+        process.kill()
+        process.wait()
