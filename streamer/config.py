@@ -78,21 +78,26 @@ class IngestConfig:
     """After so long without a new frame a batch goes out although it is not full."""
 
     def __post_init__(self) -> None:
-        _require(self.max_waiting > 0, "ingest.max_waiting", self.max_waiting, "must be positive")
         _require(
-            self.live_waiting > 0, "ingest.live_waiting", self.live_waiting, "must be positive"
+            self.max_waiting > 0, "ingest_queue.max_waiting", self.max_waiting, "must be positive"
+        )
+        _require(
+            self.live_waiting > 0,
+            "ingest_queue.live_waiting",
+            self.live_waiting,
+            "must be positive",
         )
         _require(
             self.max_waiting_bytes > 0,
-            "ingest.max_waiting_bytes",
+            "ingest_queue.max_waiting_bytes",
             self.max_waiting_bytes,
             "must be positive",
         )
         threads = self.decode_threads
-        _require(threads > 0, "ingest.decode_threads", threads, "must be positive")
+        _require(threads > 0, "ingest_queue.decode_threads", threads, "must be positive")
         _require(
             self.batch_timeout_s > 0,
-            "ingest.batch_timeout_s",
+            "ingest_queue.batch_timeout_s",
             self.batch_timeout_s,
             "must be positive",
         )

@@ -128,6 +128,7 @@ class Supervisor:
         arguments = ["viewer", "--updates", reachable(config.updates)]
         arguments += ["--requests", reachable(config.requests)]
         arguments += ["--host", config.viewer.host, "--port", str(config.viewer.port)]
+        arguments += ["--max-splats", str(config.viewer.max_splats)]
         return ChildProcess("viewer", arguments)
 
     def _look_after(self, child: ChildProcess) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import zmq
@@ -14,7 +14,7 @@ from map_strategies import perform
 from gs_decoder import ChunkUpdate, SplatMap
 from streamer.config import PublisherConfig
 from streamer.control import PUBLISH, ipc_address
-from streamer.protocol import decode, encode
+from streamer.protocol import Buffer, decode, encode
 from streamer.protocol.links import (
     Control,
     ControlDone,
@@ -72,6 +72,8 @@ class Feed:
         self.keyframes: list[KeyframeEntry] = []
         self.orders: list[str] = []
         self.resyncs = 0
+        # Threads of a test share the socket.
+        self.lock = threading.RLock()
         self.socket = zmq.Context.instance().socket(zmq.DEALER)
         self.socket.setsockopt(zmq.IDENTITY, name.encode())
         self.socket.setsockopt(zmq.LINGER, 0)
@@ -80,7 +82,7 @@ class Feed:
 
     def hello(self) -> None:
         header = SessionHello(session=self.name, epoch=self.epoch, seq=self.seq)
-        self.socket.send_multipart(encode(header))
+        self._send(encode(header))
 
     def perform(self, step: tuple[str, int, int]) -> None:
         """Change the map and publish what changed."""
@@ -90,18 +92,16 @@ class Feed:
     def publish(self) -> None:
         for update in self.map.drain_updates():
             self.seq += 1
-            self.socket.send_multipart(
-                encode_update(update, session=self.name, epoch=self.epoch, seq=self.seq)
-            )
+            self._send(encode_update(update, session=self.name, epoch=self.epoch, seq=self.seq))
 
     def add_keyframe(self, entry: KeyframeEntry) -> None:
         self.keyframes.append(entry)
         thumbnail = f"jpeg {entry.seq}".encode()
-        self.socket.send_multipart(encode(Keyframes(add=[entry]), thumbnail))
+        self._send(encode(Keyframes(add=[entry]), thumbnail))
 
     def say_status(self, **counters: object) -> None:
         header = StatusHeader(session=self.name, epoch=self.epoch, seq=self.seq, **counters)  # type: ignore[arg-type]
-        self.socket.send_multipart(encode(header))
+        self._send(encode(header))
 
     def begin_epoch(self) -> None:
         """As after a restart: an empty map under a higher epoch."""
@@ -109,8 +109,16 @@ class Feed:
         self.keyframes = []
         self.hello()
 
+    def _send(self, message: Sequence[Buffer]) -> None:
+        with self.lock:
+            self.socket.send_multipart(message)
+
     def serve(self) -> None:
         """Answer what the publisher asks."""
+        with self.lock:
+            self._serve()
+
+    def _serve(self) -> None:
         while self.socket.poll(0):
             message = decode(self.socket.recv_multipart())
             if message.kind == Resync.KIND:
@@ -126,31 +134,31 @@ class Feed:
                     code="busy" if refused else None,
                     reason="not now" if refused else None,
                 )
-                self.socket.send_multipart(encode(done))
+                self._send(encode(done))
 
     def _sync(self) -> None:
-        self.socket.send_multipart(encode(SyncBegin(seq=self.seq)))
+        self._send(encode(SyncBegin(seq=self.seq)))
         for entry in self.keyframes:
             thumbnail = f"jpeg {entry.seq}".encode()
-            self.socket.send_multipart(encode(Keyframes(add=[entry]), thumbnail))
+            self._send(encode(Keyframes(add=[entry]), thumbnail))
         for chunk in self.map.chunks.values():
-            self.socket.send_multipart(
+            self._send(
                 encode_update(ChunkUpdate(chunk), session=self.name, epoch=self.epoch, seq=self.seq)
             )
-        self.socket.send_multipart(encode(SyncEnd(seq=self.seq, chunks=len(self.map.chunks))))
+        self._send(encode(SyncEnd(seq=self.seq, chunks=len(self.map.chunks))))
 
     def close(self) -> None:
         self.socket.close()
 
 
 @contextmanager
-def serving(feed: Feed) -> Iterator[None]:
-    """The feed answers and says HELLO in a thread, for tests that block in a client."""
+def repeating(action: Callable[[], None], every: float = 0.01) -> Iterator[None]:
+    """Does something over and over in a thread, for tests that block in a client."""
     stop = threading.Event()
 
     def loop() -> None:
-        while not stop.wait(0.01):
-            feed.serve()
+        while not stop.wait(every):
+            action()
 
     thread = threading.Thread(target=loop, daemon=True)
     thread.start()
@@ -159,6 +167,11 @@ def serving(feed: Feed) -> Iterator[None]:
     finally:
         stop.set()
         thread.join(LIMIT_S)
+
+
+def serving(feed: Feed) -> AbstractContextManager[None]:
+    """The feed answers what it is asked."""
+    return repeating(feed.serve)
 
 
 class LossyLine:
