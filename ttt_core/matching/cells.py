@@ -37,6 +37,9 @@ def pool_costs(
     rows, columns, planes = total.shape
     pooled[:] = np.float32(0.0)
     lowest = np.empty(bins, np.float32)
+    edges = np.empty(bins + 1, np.int64)
+    for k in range(bins + 1):
+        edges[k] = k * planes // bins
     for cy in range(pooled.shape[0]):
         y1 = min((cy + 1) * CELL, rows)
         for cx in range(pooled.shape[1]):
@@ -45,18 +48,15 @@ def pool_costs(
             for y in range(cy * CELL, y1):
                 for x in range(cx * CELL, x1):
                     floor = np.float32(1e9)
-                    lowest[:] = np.float32(1e9)
-                    for d in range(planes):
-                        value = total[y, x, d]
-                        k = d * bins // planes
-                        if value < lowest[k]:
-                            lowest[k] = value
-                        if value < floor:
-                            floor = value
                     for k in range(bins):
-                        # Fewer planes than bins leave some empty: as good as their neighbour.
-                        if lowest[k] >= np.float32(1e9):
-                            lowest[k] = lowest[k - 1]
+                        # Fewer planes than bins: some planes stand for several of them.
+                        first = edges[k]
+                        value = total[y, x, first]
+                        for d in range(first + 1, edges[k + 1]):
+                            value = min(value, total[y, x, d])
+                        lowest[k] = value
+                        floor = min(floor, value)
+                    for k in range(bins):
                         pooled[cy, cx, k] += (lowest[k] - floor) / count
 
 

@@ -53,6 +53,9 @@ class PriorConfig:
     temperature: float = 0.02
     """Difference of aggregated cost that makes a plane e times less likely."""
 
+    smoothing: float = 2.5
+    """Planes by which neighbours may differ and still be smoothed into one surface."""
+
     # Confidence.
     agreement: float = 0.05
     """Difference of log depth up to which two views see the same surface."""

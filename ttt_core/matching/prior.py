@@ -21,6 +21,7 @@ from ttt_core.matching.fill import fill_unconfident
 from ttt_core.matching.geometry import plane_depths, relative
 from ttt_core.matching.points import seen_points, surface_points
 from ttt_core.matching.sgm import aggregate
+from ttt_core.matching.smooth import smooth_surface
 from ttt_core.matching.sources import choose_sources
 from ttt_core.matching.sweep import NEUTRAL_COST, sweep_cost
 from ttt_core.matching.triangulate import (
@@ -276,8 +277,11 @@ class MatchingPrior:
         confidence[mine.sensed] = cfg.sensor_confidence
         if view.valid is not None:
             confidence[~view.valid] = 0.0
+        own = np.empty_like(mine.depth)
+        reach = cfg.smoothing * np.log(mine.far / mine.near) / (cfg.planes - 1)
+        smooth_surface(np.log(mine.depth), confidence, mine.sensed, np.float32(reach), own)
         log_depth = fill_unconfident(
-            np.log(mine.depth),
+            own,
             confidence,
             background=float(np.log(mine.far if mine.sources else mine.middle)),
             leak=cfg.fill_leak,
