@@ -187,6 +187,7 @@ class _Level:
             torch.from_numpy(self.confidence),
             torch.from_numpy(np.ascontiguousarray(self.color.transpose(2, 0, 1))),
             torch.tensor([value / self.size for value in fxfycxcy]),
+            cell=self.size,
             keep=torch.from_numpy(mask),
             log_scale_residual=log_scale,
             rotation_residual=rotation,

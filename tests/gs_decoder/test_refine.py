@@ -1,0 +1,220 @@
+"""Refinement: gradients through the activations, steps that improve, moves that change nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gs_decoder import Splats
+from gs_decoder.refine import RefineConfig, Refiner, RefineView, SplatParameters
+from gs_decoder.refine.adam import accumulate_rows
+from gs_decoder.refine.renderers import NumbaViewRenderer, TorchViewRenderer
+
+WIDTH, HEIGHT = 48, 32
+K = np.array([[40.0, 0, WIDTH / 2], [0, 40.0, HEIGHT / 2], [0, 0, 1]])
+
+
+def some_splats(seed, count=300, shift=0.0):
+    rng = np.random.default_rng(seed)
+    means = rng.uniform([-1.2, -0.8, 1.5], [1.2, 0.8, 3.0], (count, 3)) + shift
+    return Splats(
+        means=torch.tensor(means, dtype=torch.float32),
+        quats_wxyz=torch.nn.functional.normalize(
+            torch.tensor(rng.normal(size=(count, 4)), dtype=torch.float32), dim=-1
+        ),
+        scales=torch.tensor(rng.uniform(0.03, 0.15, (count, 3)), dtype=torch.float32),
+        opacities=torch.tensor(rng.uniform(0.2, 0.9, count), dtype=torch.float32),
+        sh=torch.tensor(rng.normal(0, 0.6, (count, 1, 3)), dtype=torch.float32),
+    )
+
+
+def poses(count, origin=(0.0, 0.0, 0.0)):
+    result = []
+    for number in range(count):
+        pose = np.eye(4)
+        pose[:3, 3] = origin
+        pose[0, 3] += 0.06 * number
+        result.append(pose)
+    return result
+
+
+def refiner_with_views(seed, *, workers=2, noise=0.1, origin=(0.0, 0.0, 0.0), **config):
+    """A refiner whose views show the true splats, while it holds disturbed ones."""
+    truth = Refiner(NumbaViewRenderer(1), RefineConfig(workers=1))
+    truth.origin = np.array(origin)
+    truth.add_splats(0, some_splats(seed))
+    refiner = Refiner(NumbaViewRenderer(workers), RefineConfig(workers=workers, **config))
+    refiner.origin = np.array(origin)
+    for key, pose in enumerate(poses(6, origin)):
+        rgb, depth, _ = truth.render(pose, K, WIDTH, HEIGHT)
+        image = (np.clip(rgb, 0, 1) * 255 + 0.5).astype(np.uint8)
+        refiner.add_view(RefineView(key=key, image=image, K=K, c2w=pose, depth=depth))
+    truth.close()
+    disturbed = some_splats(seed)
+    generator = torch.Generator().manual_seed(seed)
+    wrong = disturbed.sh + noise * torch.randn(disturbed.sh.shape, generator=generator)
+    refiner.add_splats(
+        7,
+        Splats(
+            disturbed.means + 0.1 * noise * torch.randn(disturbed.means.shape, generator=generator),
+            disturbed.quats_wxyz,
+            disturbed.scales,
+            disturbed.opacities,
+            wrong,
+        ),
+    )
+    return refiner
+
+
+def view_error(refiner):
+    total = 0.0
+    for view in refiner.views.values():
+        rgb, _, _ = refiner.render(view.c2w, view.K, WIDTH, HEIGHT)
+        total += float(np.square(rgb - view.image / 255.0).mean())
+    return total / len(refiner.views)
+
+
+def test_steps_bring_the_map_closer_to_its_views():
+    refiner = refiner_with_views(0, noise=0.4)
+    before = view_error(refiner)
+    for _ in range(120):
+        refiner.step()
+    assert view_error(refiner) < 0.25 * before
+    assert refiner.psnr() > 25.0
+    refiner.close()
+
+
+def test_far_from_the_worlds_origin_refinement_is_the_same():
+    """UTM coordinates: float32 would lose the centimetres without the refiner's own origin."""
+    near, far = refiner_with_views(1), refiner_with_views(1, origin=(5e5, 4.2e6, 300.0))
+    for _ in range(10):
+        near.step()
+        far.step()
+    used = slice(0, near.parameters.count)
+    assert np.allclose(near.parameters.rows[used], far.parameters.rows[used], atol=1e-3)
+    near.close()
+    far.close()
+
+
+def test_the_same_seed_gives_the_same_bits():
+    one, other = refiner_with_views(2), refiner_with_views(2)
+    for _ in range(15):
+        one.step()
+        other.step()
+    assert np.array_equal(one.parameters.rows, other.parameters.rows)
+    one.close()
+    other.close()
+
+
+def test_kernels_and_autograd_give_the_same_gradient():
+    refiner = refiner_with_views(3)
+    view = refiner.views[2]
+    view.log_gain = np.array([0.1, -0.05, 0.02], np.float32)
+    arguments = (0, refiner.parameters, refiner.view_matrix(view.c2w), view)
+    options = {"background": refiner.background, "ssim_weight": 0.2, "depth_weight": 0.3}
+    kernels = NumbaViewRenderer(1).gradient(*arguments, **options)
+    autograd = TorchViewRenderer("reference", "cpu").gradient(*arguments, **options)
+    assert kernels.loss == pytest.approx(autograd.loss, rel=1e-4)
+    for name in ("means", "quats", "scales", "opacities", "colors", "log_gain"):
+        ours, theirs = getattr(kernels, name), getattr(autograd, name)
+        assert np.linalg.norm(ours - theirs) <= 2e-3 * np.linalg.norm(theirs) + 1e-7, name
+    refiner.close()
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**31))
+def test_gradients_pass_the_activations_as_autograd_says(seed):
+    rng = np.random.default_rng(seed)
+    parameters = SplatParameters(8)
+    parameters.add(0, some_splats(seed, 8))
+    given_gradients = {
+        "means": rng.normal(size=(8, 3)),
+        "quats": rng.normal(size=(8, 4)),
+        "scales": rng.normal(size=(8, 3)),
+        "opacities": rng.normal(size=8),
+        "colors": rng.normal(size=(8, 3)),
+    }
+    arrays = {name: value.astype(np.float32) for name, value in given_gradients.items()}
+    gradient, seen = np.zeros((8, 14), np.float32), np.zeros(8, np.bool_)
+    accumulate_rows(
+        0, 8, gradient, seen, parameters.scales, parameters.opacities, *arrays.values(), True
+    )
+    rows = torch.tensor(parameters.rows, requires_grad=True)
+    activated = (rows[:, :3], rows[:, 3:7], rows[:, 7:10].exp(), rows[:, 10].sigmoid(), rows[:, 11:])
+    total = sum((a * torch.tensor(g)).sum() for a, g in zip(activated, arrays.values(), strict=True))
+    (expected,) = torch.autograd.grad(total, rows)
+    assert seen.all()
+    assert np.allclose(gradient, expected.numpy(), rtol=1e-4, atol=1e-5)
+
+
+def similarity(seed):
+    rng = np.random.default_rng(seed)
+    rotation, _ = np.linalg.qr(rng.normal(size=(3, 3)))
+    rotation *= np.sign(np.linalg.det(rotation))
+    matrix = np.eye(4)
+    matrix[:3, :3] = rng.uniform(0.5, 2.0) * rotation
+    matrix[:3, 3] = rng.normal(size=3)
+    return matrix
+
+
+def test_moving_a_chunk_is_what_the_splats_transform_says_and_leaves_the_others():
+    refiner = Refiner(NumbaViewRenderer(1), RefineConfig(workers=1))
+    refiner.origin = np.array([10.0, -3.0, 2.0])
+    parts = {chunk: some_splats(chunk, 40) for chunk in (4, 9, 2)}
+    for chunk, splats in parts.items():
+        refiner.add_splats(chunk, splats)
+    motion = similarity(5)
+    refiner.move_chunks({9: motion})
+    to_world = np.eye(4)
+    to_world[:3, 3] = refiner.origin
+    expected = parts[9].transform(np.linalg.inv(to_world) @ motion @ to_world)
+    moved = refiner.parameters.splats(np.flatnonzero(refiner.parameters.chunk[:120] == 9))
+    assert torch.allclose(moved.means, expected.means, atol=1e-4)
+    assert torch.allclose(moved.scales, expected.scales, rtol=1e-4)
+    dots = (moved.quats_wxyz * torch.nn.functional.normalize(expected.quats_wxyz, dim=-1)).sum(-1)
+    assert torch.allclose(dots.abs(), torch.ones(40), atol=1e-5)
+    for chunk in (4, 2):
+        rest = refiner.parameters.splats(np.flatnonzero(refiner.parameters.chunk[:120] == chunk))
+        assert torch.allclose(rest.means, parts[chunk].means)
+    refiner.close()
+
+
+def test_changed_chunks_are_told_once_and_transparent_splats_leave():
+    refiner = refiner_with_views(6)
+    refiner.add_splats(8, some_splats(6, 20, shift=50.0))
+    refiner.take_changed({7, 8})
+    refiner.step()
+    changed = refiner.take_changed({7, 8})
+    assert [chunk for chunk, _ in changed] == [7]
+    assert refiner.take_changed({7, 8}) == []
+    refiner.parameters.rows[:5, 10] = -8.0
+    refiner.parameters.activate()
+    assert refiner.prune() == 5
+    assert [chunk for chunk, splats in refiner.take_changed({7, 8})] == [7]
+    assert refiner.parameters.count == 315
+    refiner.close()
+
+
+def test_views_are_bounded_and_the_newest_stay():
+    refiner = Refiner(NumbaViewRenderer(1), RefineConfig(workers=1, max_views=20, recent_views=5))
+    image = np.zeros((4, 4, 3), np.uint8)
+    for key in range(100):
+        refiner.add_view(RefineView(key=key, image=image, K=K, c2w=np.eye(4)))
+    assert len(refiner.views) == 20
+    assert set(range(95, 100)) <= set(refiner.views)
+    refiner.close()
+
+
+def test_an_exposure_gain_is_learned_by_the_view_not_the_map():
+    refiner = refiner_with_views(9, noise=0.0, rate_gain=1e-2)
+    dark = refiner.views[3]
+    dark.image = (dark.image * 0.8).astype(np.uint8)
+    for _ in range(150):
+        refiner.step()
+    assert np.allclose(np.exp(dark.log_gain), 0.8, atol=0.08)
+    others = [view.log_gain for key, view in refiner.views.items() if key != 3]
+    assert np.abs(np.mean(others)) < 0.06
+    refiner.close()
