@@ -106,6 +106,8 @@ class Subscriber:
         self.seq = 0
         self.synced = False
         """Whether the mirror holds everything that the daemon is known to have published."""
+        self.snapshots = 0
+        """How many were applied: one for joining late, one for every gap."""
         self.status: StatusHeader | None = None
         self._held: list[UpdateMessage] = []
         self._last_heard = float("-inf")
@@ -268,6 +270,7 @@ class Subscriber:
             self._apply(update, changes)
         self.seq = snapshot.seq
         self.synced = True
+        self.snapshots += 1
         held, self._held = self._held, []
         for message in held:
             if message.header.epoch == self.epoch:
