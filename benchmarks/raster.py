@@ -14,6 +14,7 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,7 +42,7 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def scene(kind: str, count: int, width: int, height: int) -> dict[str, np.ndarray]:
+def scene(kind: str, count: int, width: int, height: int) -> dict[str, Any]:
     """What `rasterize` takes of a scene, as float32 arrays."""
     rng = np.random.default_rng(0)
     focal = 0.866 * width
@@ -69,7 +70,7 @@ def scene(kind: str, count: int, width: int, height: int) -> dict[str, np.ndarra
 
 
 def kernels(
-    arrays: dict[str, np.ndarray], width: int, height: int, degree: int | None, threads: int
+    arrays: dict[str, Any], width: int, height: int, degree: int | None, threads: int
 ) -> tuple[Callable[[], object], Callable[[object], object]]:
     """Forward and backward by `NumbaRasterizer`, without torch."""
     rasterizer = NumbaRasterizer(threads)
@@ -87,11 +88,13 @@ def kernels(
 
 
 def autograd(
-    arrays: dict[str, np.ndarray], width: int, height: int, degree: int | None, backend: str
+    arrays: dict[str, Any], width: int, height: int, degree: int | None, backend: str
 ) -> tuple[Callable[[], object], Callable[[object], object]]:
     """Forward and backward through `rasterize`, on CUDA for gsplat."""
     device = "cuda" if backend == "gsplat" else "cpu"
-    leaves = {k: torch.tensor(a, device=device, requires_grad=k != "K") for k, a in arrays.items()}
+    leaves: dict[str, Any] = {
+        k: torch.tensor(a, device=device, requires_grad=k != "K") for k, a in arrays.items()
+    }
 
     def forward() -> object:
         render = rasterize(**leaves, width=width, height=height, sh_degree=degree, backend=backend)

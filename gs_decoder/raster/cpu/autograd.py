@@ -21,9 +21,8 @@ class _Lease:
 
     def __init__(self) -> None:
         with _idle_lock:
-            held = _idle.pop() if _idle else NumbaRasterizer()
-        held.threads = numba.get_num_threads()
-        self.rasterizer = held
+            self.rasterizer = _idle.pop() if _idle else NumbaRasterizer()
+        self.rasterizer.threads = numba.get_num_threads()
 
     def __del__(self) -> None:
         # May run inside a collection that a holder of the lock set off: then let it go.

@@ -43,6 +43,8 @@ WORD = 64  # splats of one word of bits
 WORDS = 3  # words of a portion
 PORTION = WORDS * WORD  # splats of a tile taken at a time
 _LOG2_MIN_ALPHA = math.log2(MIN_ALPHA)
+_ROUNDING = 1e-6  # relative, several times float32's
+_ROOM = 1e-3  # pixels, or powers of two
 # Vectors of a block: light left (0 once stopped), red, green, blue, depth, weight.
 _STATE = 6
 
@@ -134,24 +136,23 @@ def _find_blocks(splats, group, tile_x, tile_y, valid, bits):  # type: ignore[no
     """
     columns = simd.load_columns(splats, group * 16 * RECORD)
     slope = columns[SLOPE]
-    x0, y0 = np.float32(tile_x * TILE + 0.5), np.float32(tile_y * TILE + 0.5)
-    dx, dy = x0 - columns[X], y0 - columns[Y]
-    left, right = (
-        columns[LEFT] - np.float32(tile_x * TILE),
-        columns[RIGHT] - np.float32(tile_x * TILE),
-    )
-    top, bottom = (
-        columns[TOP] - np.float32(tile_y * TILE),
-        columns[BOTTOM] - np.float32(tile_y * TILE),
-    )
-    # Rounding of t and of the power, for splats of any size.
-    slack = simd.fma(simd.absolute(columns[LOG_OPACITY]), 1e-5, 0.01)
+    x0, y0 = np.float32(tile_x * TILE), np.float32(tile_y * TILE)
+    dx, dy = (x0 + np.float32(0.5)) - columns[X], (y0 + np.float32(0.5)) - columns[Y]
+    left, right = columns[LEFT] - x0, columns[RIGHT] - x0
+    top, bottom = columns[TOP] - y0, columns[BOTTOM] - y0
+    # Blending rounds the same numbers in another way: the bound leaves room for that.
+    margin_x = simd.fma(simd.absolute(dx), _ROUNDING, _ROOM)
+    start = columns[LOG_OPACITY] + _ROOM
     for bx in range(4):
         near = dx + np.float32(4 * bx)
         far = near + 3.0
-        power = simd.fma(_least_square(near, far), columns[X_FALL], columns[LOG_OPACITY] + slack)
+        square = _least_square(near - margin_x, far + margin_x)
+        power = simd.fma(square, columns[X_FALL], start)
         at_near, at_far = slope * near, slope * far
-        low, high = simd.minimum(at_near, at_far) + dy, simd.maximum(at_near, at_far) + dy
+        size = simd.maximum(simd.absolute(at_near), simd.absolute(at_far)) + simd.absolute(dy)
+        margin_t = simd.fma(size, _ROUNDING, _ROOM)
+        low = simd.minimum(at_near, at_far) + dy - margin_t
+        high = simd.maximum(at_near, at_far) + dy + margin_t
         across = (left <= np.float32(4 * bx + 3)) & (right >= np.float32(4 * bx))
         for by in range(4):
             square = _least_square(low + np.float32(4 * by), high + np.float32(4 * by + 3))

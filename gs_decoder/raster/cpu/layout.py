@@ -14,7 +14,7 @@ X, Y, SLOPE, X_FALL, RESIDUAL_FALL, LOG_OPACITY = range(6)
 RED, GREEN, BLUE, DEPTH = range(6, 10)
 # Inclusive pixel box of alpha >= 1/255, whole numbers; LEFT > RIGHT where nothing is visible.
 LEFT, RIGHT, TOP, BOTTOM = range(10, 14)
-RADIUS, OPACITY = range(14, 16)  # RADIUS: larger half-side of that box, pixels
+RADIUS = 14  # larger half-side of that box, pixels; the last column is empty
 
 GRADIENT = 16  # float32 columns of a splat's image-space sums, q = alpha dL/dalpha
 
@@ -30,7 +30,8 @@ FRUSTUM_MARGIN = 0.3  # part of half the field of view by which the Jacobian's p
 MIN_ALPHA = 1.0 / 255.0
 MIN_TRANSMITTANCE = 1e-4
 
-CAMERA = 25  # float32 entries: rotation (9), translation (3), fx fy cx cy, near, limits of x/z, y/z
+# float32 entries: rotation (9), translation (3), fx fy cx cy, near, limits of x/z and y/z, size
+CAMERA = 23
 C_ROTATION, C_TRANSLATION, C_FX, C_FY, C_CX, C_CY, C_NEAR = 0, 9, 12, 13, 14, 15, 16
 C_X_LOW, C_X_HIGH, C_Y_LOW, C_Y_HIGH, C_WIDTH, C_HEIGHT = 17, 18, 19, 20, 21, 22
 

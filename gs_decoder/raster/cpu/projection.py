@@ -218,6 +218,6 @@ def project(
                 simd.select(visible, top, 1.0),
                 simd.select(visible, bottom, 0.0),
                 simd.select(visible, radius, 0.0),
-                opacity,
+                simd.broadcast(0.0),
             )
             simd.store_columns(records, out, record)

@@ -23,6 +23,7 @@ Floats = npt.NDArray[np.float32]
 
 _LANES = 16
 _EMPTY = np.empty(0, np.float32)
+_KEEP_BYTES = 64 << 20
 
 _pool: ThreadPoolExecutor | None = None
 _pool_size = 0
@@ -202,14 +203,16 @@ def _camera(
 
 
 class _Buffers:
-    """Named arrays that only ever grow."""
+    """Named arrays that are kept from view to view; their contents until the size changes."""
 
     def __init__(self) -> None:
         self._held: dict[str, npt.NDArray[Any]] = {}
 
     def take(self, name: str, size: int, kind: type[np.generic] = np.float32) -> Any:
         held = self._held.get(name)
-        if held is None or held.size < size:
+        # One view that looked into huge splats must not hold its memory for ever.
+        excessive = held is not None and held.nbytes > _KEEP_BYTES and held.size > 8 * size
+        if held is None or held.size < size or excessive:
             held = np.empty(max(size, size + size // 4), kind)
             self._held[name] = held
         return held[:size]
