@@ -2,6 +2,8 @@
 
 from streamer.client.corrector import PoseClient
 from streamer.client.errors import (
+    ArgumentError,
+    ClientClosedError,
     ConnectionLostError,
     FrameRejectedError,
     RefusedError,
@@ -15,7 +17,9 @@ from streamer.client.sender import Client
 from streamer.protocol.messages import PosesAck
 
 __all__ = [
+    "ArgumentError",
     "Client",
+    "ClientClosedError",
     "ConnectionLostError",
     "FrameRejectedError",
     "PoseClient",

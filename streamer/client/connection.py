@@ -13,6 +13,7 @@ from collections.abc import Callable
 import msgspec
 import zmq
 
+from streamer.addresses import AddressError, connect
 from streamer.client.errors import RefusedError, Rejection, refusal
 from streamer.client.window import Window
 from streamer.protocol import Header, Message, ProtocolError, decode, encode
@@ -148,11 +149,9 @@ class SenderConnection:
         # Frames that never left are in the window: a lost connection need not keep them too.
         self._socket.setsockopt(zmq.LINGER, 0)
         try:
-            self._socket.connect(self._address)
-        except zmq.ZMQError as error:
-            self._fail(
-                ValueError(f"address: {self._address!r} cannot be connected to ({error.strerror})")
-            )
+            connect(self._socket, self._address)
+        except AddressError as error:
+            self._fail(error)
             return
         self._heard = self._pinged = now
         hello = self._hello

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import zmq
 
-from streamer.client.errors import ConnectionLostError, refusal
+from streamer.addresses import connect
+from streamer.client.errors import ArgumentError, ConnectionLostError, refusal
 from streamer.protocol import PROTO_VERSION, Header, Message, decode, encode
 from streamer.protocol.messages import Bye, Error, Hello, Poses, PosesAck, Welcome
 
@@ -26,7 +27,8 @@ class PoseClient:
         timeout_s: how long the daemon may take to answer.
 
     Raises:
-        ConnectionLostError: no daemon answers at the address.
+        AddressError: the address is none.
+        ConnectionLostError: no daemon answers at it.
         RefusedError: it refuses.
     """
 
@@ -113,7 +115,7 @@ class PoseClient:
             self._socket.close()
         self._socket = zmq.Context.instance().socket(zmq.DEALER)
         self._socket.setsockopt(zmq.LINGER, 0)
-        self._socket.connect(self.address)
+        connect(self._socket, self.address)
         self._say(
             Hello(proto=PROTO_VERSION, session=self.session, client=self._client, role="poses")
         )
@@ -152,5 +154,5 @@ class PoseClient:
 def _sixteen(key: int, pose: npt.ArrayLike) -> list[float]:
     matrix = np.asarray(pose, np.float64)
     if matrix.shape not in ((4, 4), (16,)):
-        raise ValueError(f"poses[{key}]: shape {matrix.shape} was given, (4, 4) is needed")
+        raise ArgumentError(f"poses[{key}]: shape {matrix.shape} was given, (4, 4) is needed")
     return matrix.reshape(-1).tolist()

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from streamer.client.errors import ArgumentError
 from streamer.protocol import Buffer, ProtocolError
 from streamer.protocol.containers import inspect_jpeg, inspect_png
 from streamer.protocol.messages import (
@@ -46,13 +47,13 @@ def encode_image(
         quality: of JPEG, 1 to 100.
 
     Raises:
-        ValueError: neither of these.
+        ArgumentError: neither of these.
     """
     if isinstance(image, bytes | bytearray | memoryview):
         return _file(image)
     array = np.ascontiguousarray(image)
     if array.dtype != np.uint8 or array.ndim not in (2, 3) or array.shape[2:] not in ((), (3,)):
-        raise ValueError(
+        raise ArgumentError(
             f"image: {array.dtype} of shape {array.shape} was given; uint8 of (H, W, 3) RGB or "
             "(H, W) grey, or the bytes of a JPEG or PNG file are needed"
         )
@@ -75,7 +76,7 @@ def encode_depth(
         unit_m: metres per step; floats are metres unless it says otherwise.
 
     Raises:
-        ValueError: a type that holds no depth, or integers without their unit.
+        ArgumentError: a type that holds no depth, or integers without their unit.
     """
     encoding: DepthEncoding
     part: Buffer
@@ -85,7 +86,7 @@ def encode_depth(
     else:
         array = np.ascontiguousarray(depth)
         if array.ndim != 2 or array.dtype.kind not in "fu" or array.dtype == np.uint8:
-            raise ValueError(
+            raise ArgumentError(
                 f"depth: {array.dtype} of shape {array.shape} was given; (H, W) uint16 or float32, "
                 "or the bytes of a 16-bit PNG are needed"
             )
@@ -97,7 +98,7 @@ def encode_depth(
             encoding = "png16"
             part = _imencode(".png", array.astype(np.uint16), _FAST_PNG)
     if unit_m is None:
-        raise ValueError("depth_unit_m: missing; say how many metres one step is (0.001 for mm)")
+        raise ArgumentError("depth_unit_m: missing; say how many metres one step is (0.001 for mm)")
     return DepthHeader(encoding=encoding, width=width, height=height, unit_m=float(unit_m)), part
 
 
@@ -105,14 +106,14 @@ def encode_mask(mask: npt.NDArray[np.generic] | bytes) -> tuple[MaskHeader, Buff
     """A mask part: (H, W), non-zero where the image is to be ignored, or the bytes of a PNG.
 
     Raises:
-        ValueError: neither of these.
+        ArgumentError: neither of these.
     """
     if isinstance(mask, bytes | bytearray | memoryview):
         _inspect_png(mask, "mask")
         return MaskHeader(encoding="png"), mask
     array = np.asarray(mask)
     if array.ndim != 2:
-        raise ValueError(f"mask: an array of shape {array.shape} was given, (H, W) is needed")
+        raise ArgumentError(f"mask: an array of shape {array.shape} was given, (H, W) is needed")
     ignored = (array != 0).astype(np.uint8) * 255
     return MaskHeader(encoding="png"), _imencode(".png", ignored, _FAST_PNG)
 
@@ -122,7 +123,7 @@ def _file(data: Buffer) -> EncodedImage:
     try:
         info = inspect_png(data) if encoding == "png" else inspect_jpeg(data)
     except ProtocolError as error:
-        raise ValueError(error.reason) from None
+        raise ArgumentError(error.reason) from None
     return EncodedImage(encoding, info.width, info.height, data)
 
 
@@ -130,12 +131,12 @@ def _inspect_png(data: Buffer, name: str) -> tuple[int, int]:
     try:
         info = inspect_png(data, name)
     except ProtocolError as error:
-        raise ValueError(error.reason) from None
+        raise ArgumentError(error.reason) from None
     return info.width, info.height
 
 
 def _imencode(suffix: str, array: npt.NDArray[Any], options: list[int]) -> Buffer:
     done, encoded = cv2.imencode(suffix, array, options)
     if not done:
-        raise ValueError(f"image: {array.shape} could not be encoded as {suffix[1:]}")
+        raise ArgumentError(f"image: {array.shape} could not be encoded as {suffix[1:]}")
     return encoded.reshape(-1).data

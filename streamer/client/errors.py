@@ -9,6 +9,14 @@ class ConnectionLostError(ConnectionError):
     """The daemon has not answered for longer than the client was told to bear."""
 
 
+class ArgumentError(ValueError):
+    """Something that cannot be sent; the message names the argument and what is needed."""
+
+
+class ClientClosedError(ValueError):
+    """The client was closed before."""
+
+
 class RefusedError(ValueError):
     """The daemon refused this client or what it asked.
 

@@ -14,7 +14,13 @@ import numpy.typing as npt
 from streamer.camera import CameraModel
 from streamer.client.connection import SenderConnection, Stage
 from streamer.client.encoding import Encoding, encode_depth, encode_image, encode_mask
-from streamer.client.errors import ConnectionLostError, FrameRejectedError, Rejection
+from streamer.client.errors import (
+    ArgumentError,
+    ClientClosedError,
+    ConnectionLostError,
+    FrameRejectedError,
+    Rejection,
+)
 from streamer.client.window import Window
 from streamer.protocol import PROTO_VERSION, Buffer
 from streamer.protocol.messages import CameraHeader, FrameHeader, Hello, Policy
@@ -47,7 +53,8 @@ class Client:
         lost_after_s: how long the daemon may be away before `send` and `wait` raise.
 
     Raises:
-        ConnectionLostError: no daemon answers at the address.
+        AddressError: the address is none.
+        ConnectionLostError: no daemon answers at it.
         SessionBusyError, SessionHoldsFramesError, VersionMismatchError, RefusedError: it refuses.
     """
 
@@ -146,7 +153,7 @@ class Client:
             before they get one: name them by stamp.
 
         Raises:
-            ValueError: an argument that cannot be sent.
+            ArgumentError: an argument that cannot be sent.
             ConnectionLostError: the daemon has been away too long.
             TimeoutError: no credit within `timeout_s`.
             FrameRejectedError: an earlier frame was rejected and the client is strict.
@@ -289,7 +296,7 @@ class Client:
         connection = self._connection
         with connection.changed:
             if self._closed:
-                raise ValueError("the client is closed")
+                raise ClientClosedError("the client is closed: make a new one")
             if connection.failure is not None:
                 raise connection.failure
             if connection.stage is not Stage.OPEN:
@@ -312,7 +319,7 @@ class Client:
         if camera is not None:
             return camera
         if len(self._cameras) != 1:
-            raise ValueError(f"camera: missing; one of {', '.join(self._cameras)} is needed")
+            raise ArgumentError(f"camera: missing; one of {', '.join(self._cameras)} is needed")
         return next(iter(self._cameras))
 
 
@@ -330,7 +337,7 @@ def _camera_header(camera: CameraModel) -> CameraHeader:
 def _sixteen(pose: npt.ArrayLike) -> list[float]:
     matrix = np.asarray(pose, np.float64)
     if matrix.shape not in ((4, 4), (16,)):
-        raise ValueError(f"pose: shape {matrix.shape} was given, (4, 4) is needed")
+        raise ArgumentError(f"pose: shape {matrix.shape} was given, (4, 4) is needed")
     return matrix.reshape(-1).tolist()
 
 

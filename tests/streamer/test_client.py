@@ -10,7 +10,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from ingest_harness import HEIGHT, WIDTH, FakeSession, IngestHarness, jpeg, picture, running_ingest
+from ingest_harness import FakeSession, IngestHarness, running_ingest
+from raw_client import HEIGHT, WIDTH, jpeg, picture
 
 from streamer import (
     Camera,

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ingest_harness import CAMERA, IngestHarness, hello, running_ingest
+from ingest_harness import IngestHarness, running_ingest
+from raw_client import CAMERA, hello
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from ingest_harness import jpeg, picture
+from raw_client import jpeg, picture
 
 from streamer.ingest.pictures import decode_depth, decode_image, decode_mask
 from streamer.protocol import ProtocolError

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ingest_harness import CAMERA, EYE, FakeSession, IngestHarness, RawClient, running_ingest
+from ingest_harness import FakeSession, IngestHarness, running_ingest
+from raw_client import CAMERA, EYE, RawClient
 
 from streamer.protocol.internal import PosesDone, PosesForward
 

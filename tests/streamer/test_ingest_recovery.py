@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ingest_harness import CAMERA, EYE, FakeSession, running_ingest
+from ingest_harness import FakeSession, running_ingest
+from raw_client import CAMERA, EYE
 
 from streamer.protocol.internal import CountsUpdate
 from streamer.protocol.links import SessionLost
