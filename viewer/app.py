@@ -8,13 +8,20 @@ import time
 
 import numpy as np
 
-from gs_decoder import Chunk, InvalidSimilarity, Similarity, split_similarity
+from gs_decoder import Similarity
 from viewer.allocation import NodeLayout
 from viewer.cameras import CameraLayer
 from viewer.commands import Commands
 from viewer.config import ViewerConfig
 from viewer.feed import Feed
-from viewer.geometry import DEFAULT_VIEW, View, estimate_view, page_origin, up_direction
+from viewer.geometry import (
+    DEFAULT_VIEW,
+    View,
+    estimate_view,
+    page_origin,
+    similarity_or_none,
+    up_direction,
+)
 from viewer.navigation import Navigation
 from viewer.nodes import Shown, SplatNodes
 from viewer.page import open_page
@@ -117,7 +124,8 @@ class App:
         """With the first key frames: origin, up, and where the windows look from."""
         if self._origin is not None or not state.chunks:
             return
-        poses = [pose for pose in map(_pose_of, state.chunks.values()) if pose is not None]
+        split = (similarity_or_none(chunk.T_world_chunk) for chunk in state.chunks.values())
+        poses = [pose for pose in split if pose is not None]
         if not poses:
             return
         self._origin = page_origin(poses[0].translation)
@@ -145,11 +153,9 @@ class App:
             return
         if drawn is None or state.keyframes is not drawn.keyframes:
             self._cameras.show(state.keyframes, self._view, self._origin)
-        try:
-            newest = split_similarity(state.keyframes[-1].c2w)
-        except InvalidSimilarity:
-            return
-        self._navigation.follow(self._on_page(newest), self._view)
+        newest = similarity_or_none(state.keyframes[-1].c2w)
+        if newest is not None:
+            self._navigation.follow(self._on_page(newest), self._view)
 
     def _on_page(self, pose: Similarity) -> Similarity:
         origin = np.zeros(3) if self._origin is None else self._origin
@@ -179,9 +185,3 @@ class App:
         else:
             self._panel.show_key_frame(chosen.caption, chosen.image)
 
-
-def _pose_of(chunk: Chunk) -> Similarity | None:
-    try:
-        return split_similarity(chunk.T_world_chunk)
-    except InvalidSimilarity:
-        return None

@@ -8,13 +8,13 @@ import numpy as np
 import viser
 import viser.transforms
 
-from gs_decoder import InvalidSimilarity, Similarity, split_similarity
+from gs_decoder import Similarity
 from streamer.requests import KeyFrame
-from viewer.geometry import View
+from viewer.geometry import PoseCache, View
 
 _MAX_FRUSTA = 300
 _PATH, _FRUSTUM, _NEWEST, _CHOSEN = (77, 171, 247), (134, 142, 150), (250, 176, 5), (77, 171, 247)
-_SIZE = 0.04
+_SIZE = 0.03
 
 
 class CameraLayer:
@@ -30,6 +30,7 @@ class CameraLayer:
         self._on_click = on_click
         self._frusta: dict[int, viser.CameraFrustumHandle] = {}
         self._poses: dict[int, bytes] = {}
+        self._split = PoseCache()
         self._path_points = np.zeros((0, 2, 3), np.float32)
         self._path = server.scene.add_line_segments(
             "/cameras/path",
@@ -50,15 +51,12 @@ class CameraLayer:
             view: what the cameras see, for the shape of the frusta.
             origin: (3,) float64, the world point at the page's origin.
         """
-        poses: dict[int, Similarity] = {}
+        poses = self._split.split({keyframe.seq: keyframe.c2w for keyframe in keyframes})
         cameras: dict[str, list[np.ndarray]] = {}
         for keyframe in keyframes:
-            try:
-                pose = split_similarity(keyframe.c2w)
-            except InvalidSimilarity:
-                continue
-            poses[keyframe.seq] = pose
-            cameras.setdefault(keyframe.camera, []).append(pose.translation - origin)
+            if keyframe.seq in poses:
+                position = poses[keyframe.seq].translation - origin
+                cameras.setdefault(keyframe.camera, []).append(position)
         with self._server.atomic():
             self._draw_path([np.array(points, np.float32) for points in cameras.values()])
             self._draw_frusta(_thinned(list(poses)), poses, view, origin)

@@ -22,7 +22,7 @@ class ViewerConfig:
     port: int = 8080
     """Port of the page; 0 takes a free one."""
     session: str | None = None
-    """Which session; without it the first one that there is. The page can switch."""
+    """Which session; without it the newest one. The page can switch."""
     max_splats: int = 300_000
     """At most so many splats on the page; its memory in the browser is taken at once."""
 

@@ -26,7 +26,7 @@ AWAY_AFTER_S = 3.0
 _ASK_EVERY_S = 1.0
 _RETRY_AFTER_S = 0.5
 _POLL_S = 0.1
-_ANSWER_S = 5.0
+_ANSWER_S = 1.5
 
 _log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class Feed:
     Args:
         updates: address of the daemon's updates.
         requests: address of its requests.
-        session: which session; None: the first one that there is.
+        session: which session; None: the newest one that there is, as long as it is there.
     """
 
     def __init__(self, updates: str, requests: str, session: str | None = None) -> None:
@@ -54,6 +54,7 @@ class Feed:
         self._requests = requests
         self._lock = threading.Lock()
         self._state = FeedState(session=session)
+        self._chosen = session is not None
         self._asked: tuple[KeyFrame, ...] = ()
         self._heard_at: float | None = None
         self._started_at = time.monotonic()
@@ -94,17 +95,13 @@ class Feed:
     def choose(self, session: str) -> None:
         """Show another session."""
         with self._lock:
+            self._chosen = True
             if session != self._state.session:
-                self._state = FeedState(
-                    session=session,
-                    sessions=self._state.sessions,
-                    generation=self._state.generation + 1,
-                )
-                self._asked = ()
+                self._switch(session)
 
-    def open_requests(self) -> Requests:
+    def open_requests(self, timeout: float = 10.0) -> Requests:
         """A connection for requests of one's own; sockets belong to one thread."""
-        return Requests(self._requests, timeout=_ANSWER_S)
+        return Requests(self._requests, timeout=timeout)
 
     # The threads -------------------------------------------------------------------------------
 
@@ -173,7 +170,7 @@ class Feed:
         seen: tuple[str | None, int] | None = None
         while not self._stop.is_set():
             try:
-                with self.open_requests() as requests:
+                with self.open_requests(_ANSWER_S) as requests:
                     while not self._stop.wait(_ASK_EVERY_S if seen else 0.0):
                         seen = self._ask_once(requests, seen)
             except (ValueError, OSError, zmq.ZMQError) as error:
@@ -183,13 +180,13 @@ class Feed:
     def _ask_once(
         self, requests: Requests, seen: tuple[str | None, int] | None
     ) -> tuple[str | None, int]:
-        names = tuple(sorted(entry.session for entry in requests.sessions()))
+        names = tuple(entry.session for entry in requests.sessions())
         with self._lock:
+            if set(names) != set(self._state.sessions):
+                self._state = dataclasses.replace(self._state, sessions=names)
+            if names and self._state.session not in names and not self._chosen:
+                self._switch(names[-1])
             state = self._state
-            if names != state.sessions:
-                self._state = state = dataclasses.replace(state, sessions=names)
-            if state.session is None and names:
-                self._state = state = dataclasses.replace(state, session=names[0])
         now = (state.session, state.map_version)
         if state.session is None or state.session not in names or now == seen:
             return now
@@ -215,6 +212,16 @@ class Feed:
                     socket.recv_multipart()
                     with self._lock:
                         self._heard_at = time.monotonic()
+
+    def _switch(self, session: str) -> None:
+        # A page without a session has shown nothing that would have to go.
+        begun = self._state.session is not None
+        self._state = FeedState(
+            session=session,
+            sessions=self._state.sessions,
+            generation=self._state.generation + begun,
+        )
+        self._asked = ()
 
     def _session(self) -> str | None:
         with self._lock:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from gs_decoder import Chunk
+from gs_decoder import Chunk, InvalidSimilarity, Similarity, split_similarity
 
 # Worlds nearly always have a vertical axis; a hand-held camera is tilted by less than this.
 _SNAP_COSINE = np.cos(np.radians(30.0))
@@ -38,6 +38,35 @@ class View:
 
 
 DEFAULT_VIEW = View(tan_x=0.62, tan_y=0.46, depth=2.0)
+
+
+class PoseCache:
+    """Poses taken apart once: at every update nearly all of them are the same objects."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[np.ndarray, Similarity | None]] = {}
+
+    def split(self, poses: Mapping[int, np.ndarray]) -> dict[int, Similarity]:
+        """The (4, 4) poses that are similarities, by key; the others are left out."""
+        known = self._known
+        self._known = {}
+        result = {}
+        for key, pose in poses.items():
+            entry = known.get(key)
+            if entry is None or entry[0] is not pose:
+                entry = (pose, similarity_or_none(pose))
+            self._known[key] = entry
+            if entry[1] is not None:
+                result[key] = entry[1]
+        return result
+
+
+def similarity_or_none(pose: np.ndarray) -> Similarity | None:
+    """A (4, 4) pose taken apart, or None where it is no similarity."""
+    try:
+        return split_similarity(pose)
+    except InvalidSimilarity:
+        return None
 
 
 def up_direction(poses: Sequence[np.ndarray]) -> np.ndarray:

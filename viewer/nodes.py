@@ -14,10 +14,11 @@ import numpy as np
 import viser
 import viser.transforms
 
-from gs_decoder import Chunk, InvalidSimilarity, Similarity, split_similarity
+from gs_decoder import Chunk, Similarity
 from viewer.allocation import Extent, NodeLayout, RowAllocator
 from viewer.budget import BudgetCut
-from viewer.packing import PackedSplats, pack_splats, typical_size
+from viewer.geometry import PoseCache
+from viewer.packing import PackedSplats, pack_splats, place_order, typical_size
 
 ROOT = "/map"
 _BYTES_PER_ROW = 32
@@ -117,6 +118,7 @@ class SplatNodes:
         ]
         self._allocator = RowAllocator(layout)
         self._cut = BudgetCut()
+        self._poses = PoseCache()
         self._placed: dict[int, _Placed] = {}
         self._unit: float | None = None
 
@@ -127,13 +129,10 @@ class SplatNodes:
             origin: (3,) float64, the world point at the page's origin. It may change only while
                 nothing is shown.
         """
-        poses: dict[int, Similarity] = {}
-        for identity, chunk in chunks.items():
-            try:
-                pose = split_similarity(chunk.T_world_chunk)
-            except InvalidSimilarity:
-                continue
-            poses[identity] = replace(pose, translation=pose.translation - origin)
+        split = self._poses.split({i: chunk.T_world_chunk for i, chunk in chunks.items()})
+        poses = {
+            i: replace(pose, translation=pose.translation - origin) for i, pose in split.items()
+        }
         counts = self._cut.counts({i: chunks[i].count for i in poses}, budget)
         with self._server.atomic():
             self._release(identity for identity in list(self._placed) if identity not in poses)
@@ -180,28 +179,33 @@ class SplatNodes:
                 self._nodes[extent.node].blank(extent)
         unit = self._map_unit / pose.scale
         placed = _Placed(chunk.content, chunk.revision, wanted, unit, extents)
-        for extent in extents:
-            self._write(chunk, pose, extent, placed.unit)
+        self._write(chunk, pose, placed)
         self._placed[chunk.id] = placed
 
     def _move(self, chunk: Chunk, pose: Similarity, before: _Placed) -> None:
+        placed = replace(before, revision=chunk.revision)
         for extent in before.extents:
             if extent.owned:
                 self._nodes[extent.node].place(pose, before.unit)
-            else:
-                self._write(chunk, pose, extent, before.unit)
-        self._placed[chunk.id] = replace(before, revision=chunk.revision)
+        if not all(extent.owned for extent in before.extents):
+            self._write(chunk, pose, placed, owned=False)
+        self._placed[chunk.id] = placed
 
-    def _write(self, chunk: Chunk, pose: Similarity, extent: Extent, unit: float) -> None:
-        node = self._nodes[extent.node]
-        splats = chunk.splats.select(slice(extent.first, extent.first + extent.count))
-        splats = splats.with_sh_degree(0)
-        if extent.owned:
-            node.place(pose, unit)
-            node.write(extent, pack_splats(splats, unit))
-        else:
-            node.place(_IDENTITY, self._map_unit)
-            node.write(extent, pack_splats(splats.transform(pose.matrix()), self._map_unit))
+    def _write(
+        self, chunk: Chunk, pose: Similarity, placed: _Placed, *, owned: bool = True
+    ) -> None:
+        """Write a chunk's rows; with `owned=False` only those that are in page axes."""
+        splats = chunk.splats.select(slice(0, placed.count)).with_sh_degree(0)
+        splats = splats.select(place_order(splats))
+        for extent in placed.extents:
+            node = self._nodes[extent.node]
+            some = splats.select(slice(extent.first, extent.first + extent.count))
+            if not extent.owned:
+                node.place(_IDENTITY, self._map_unit)
+                node.write(extent, pack_splats(some.transform(pose.matrix()), self._map_unit))
+            elif owned:
+                node.place(pose, placed.unit)
+                node.write(extent, pack_splats(some, placed.unit))
 
     @property
     def _map_unit(self) -> float:

@@ -36,7 +36,8 @@ def describe(state: FeedState) -> tuple[str, str]:
     if state.link == "away":
         return f"the daemon has been away for {state.silent_s:.0f} s; waiting for it", _BAD
     figures = state.figures
-    if state.link == "waiting" or figures is None or not (figures.frames_in or state.chunks):
+    unknown = state.session not in state.sessions
+    if unknown or figures is None or not (figures.frames_in or state.chunks):
         return "waiting for frames", _IDLE
     return _STATES.get(figures.state, (figures.state, _IDLE))
 

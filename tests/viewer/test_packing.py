@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from gs_decoder import Splats, sh_from_rgb
-from viewer.packing import pack_splats, rotations_from_quats, typical_size
+from viewer.packing import pack_splats, place_order, rotations_from_quats, typical_size
 
 
 def splats_of(
@@ -105,3 +105,29 @@ def test_rotations_are_rotations_whatever_the_length() -> None:
         rotations @ rotations.transpose(0, 2, 1), np.tile(np.eye(3), (100, 1, 1)), atol=1e-12
     )
     np.testing.assert_allclose(np.linalg.det(rotations), 1.0)
+
+
+def test_rows_keep_their_place_when_a_few_splats_go() -> None:
+    random = np.random.default_rng(4)
+    means = np.concatenate([random.uniform(-0.6, 0.6, (3_000, 2)), np.ones((3_000, 1))], axis=1)
+    base = splats_of(np.full((3_000, 3), 0.01))
+    splats = Splats(
+        torch.from_numpy(means).float(), base.quats_wxyz, base.scales, base.opacities, base.sh
+    )
+    fewer = splats.select(np.sort(random.permutation(3_000)[:2_950]))
+    before = splats.select(place_order(splats)).to_numpy()["means"][:2_950]
+    after = fewer.select(place_order(fewer)).to_numpy()["means"]
+    apart = np.linalg.norm(before - after, axis=1)
+    assert np.quantile(apart, 0.9) < 0.3
+    unordered = np.linalg.norm(
+        splats.to_numpy()["means"][:2_950] - fewer.to_numpy()["means"][random.permutation(2_950)],
+        axis=1,
+    )
+    assert np.median(apart) < 0.25 * np.median(unordered)
+
+
+def test_splats_behind_the_camera_or_not_finite_have_a_place_too() -> None:
+    base = splats_of(np.full((50, 3), 0.01))
+    base.means[3] = torch.nan
+    base.means[4, 2] = -1.0
+    assert sorted(place_order(base)) == list(range(50))

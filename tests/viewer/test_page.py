@@ -28,6 +28,7 @@ from viewer_capture import View, add_view, new_map, views
 
 from gs_decoder import SplatMap, rasterize
 from streamer.requests import Requests
+from viewer.page import address, open_page
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
 
@@ -67,6 +68,7 @@ class Stage:
             splats=self.map.count,
             psnr=18.0 + done / 2,
             state="streaming",
+            model="Matching prior alone: no trained weights are loaded.",
 
         )
 
@@ -181,6 +183,41 @@ def test_no_picture_is_blank_over_fifty_updates(stage: Stage, office: list[View]
     until(lambda: drawn(stage.page)[-1] == 0.0, "a cleared page", 10.0, stage.pump)
 
 
+def test_the_watch_sees_what_new_nodes_do(stack: Stack) -> None:
+    """The control of the test above: with a node a chunk, the map vanishes at every new one."""
+    server = open_page("127.0.0.1", 0)
+    page = open_at(stack.browser, address(server), np.eye(4), FOV)
+    page.set_viewport_size({"width": WIDTH // 2, "height": HEIGHT // 2})
+    random = np.random.default_rng(0)
+    count = 1_500
+
+    def add_node(number: int) -> None:
+        server.scene.add_gaussian_splats(
+            f"/chunk_{number}",
+            random.uniform((-1, -0.6, 2), (1, 0.6, 3), size=(count, 3)),
+            np.tile(np.diag([2e-3, 1.5e-3, 1e-3]), (count, 1, 1)),
+            np.full((count, 3), 200, np.uint8),
+            np.full((count, 1), 255, np.uint8),
+        )
+
+    def pump(seconds: float) -> None:
+        page.wait_for_timeout(1000 * seconds)
+
+    try:
+        add_node(0)
+        watch(page)
+        until(lambda: (drawn(page)[-1:] > 0.5).any(), "splats", 15.0, pump)
+        begin = pictures(page)
+        for number in range(1, 6):
+            add_node(number)
+            wanted = pictures(page) + 3
+            until(lambda wanted=wanted: pictures(page) >= wanted, "pictures", 15.0, pump)
+        assert drawn(page)[begin:].min() < 0.1
+        page.close()
+    finally:
+        server.stop()
+
+
 def test_the_page_says_that_the_daemon_is_away_and_comes_back(
     stage: Stage, office: list[View]
 ) -> None:
@@ -241,3 +278,22 @@ def test_the_budget_slider_cuts_the_map(stage: Stage, office: list[View]) -> Non
     value.fill(str(MAX_SPLATS))
     value.press("Enter")
     until(lambda: "shown" not in row.inner_text(), "the whole map again", 10.0, stage.pump)
+
+
+def test_a_click_on_a_key_frame_shows_its_thumbnail(stage: Stage, office: list[View]) -> None:
+    stage.add(office[0])
+    stage.wait_until_shown()
+    stage.page.close()
+    behind = np.array(office[0].c2w)
+    behind[:3, 3] -= 0.3 * behind[:3, 2]
+    # Wide enough that the panel leaves the middle free, where all edges of the frustum meet.
+    stage.page = open_at(stage.stack.browser, stage.stack.address, behind, FOV, (900, 320))
+    stage.page.locator("tr", has_text="Splats").wait_for(timeout=15_000)
+    stage.pump(1.5)
+    caption = stage.page.get_by_text("Frame 0 · camera front")
+    stage.page.mouse.move(449, 159)
+    stage.pump(0.3)
+    stage.page.mouse.click(450, 160)
+    until(lambda: caption.count() > 0, "the caption", 10.0, stage.pump)
+    stage.page.mouse.click(450, 160)
+    until(lambda: caption.count() == 0, "no caption", 10.0, stage.pump)

@@ -75,9 +75,15 @@ def chromium() -> Iterator[Browser]:
             browser.close()
 
 
-def open_at(browser: Browser, address: str, c2w: np.ndarray, fov: float) -> Page:
+def open_at(
+    browser: Browser,
+    address: str,
+    c2w: np.ndarray,
+    fov: float,
+    size: tuple[int, int] = (WIDTH, HEIGHT),
+) -> Page:
     """The page, looking from `c2w` (4, 4) with a vertical angle of view `fov` in radians."""
-    page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
+    page = browser.new_page(viewport={"width": size[0], "height": size[1]})
     vectors = {
         "Position": c2w[:3, 3],
         "LookAt": c2w[:3, 3] + 2.0 * c2w[:3, 2],
