@@ -18,8 +18,9 @@ from rich.markup import escape
 from streamer.cli.console import console, frame_progress
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
+    from streamer.daemon_process import DaemonProcess
     from streamer.playback import Playback
     from streamer.sources import Capture, CaptureFrame
 
@@ -54,24 +55,25 @@ def run(options: Options) -> int:
     out.print("starting the daemon …")
     with tempfile.TemporaryDirectory(prefix="splatstream-demo-") as folder:
         config = demo_config(Path(folder), long_side=options.long_side, page=not options.once)
+        if options.once:
+            return _once(options, capture, DaemonProcess(config), out)
         with DaemonProcess(config) as daemon:
-            if options.once:
-                return _once(options, capture, daemon.addresses, out)
-            out.print(f"live page: [bold]{escape(daemon.addresses['viewer'])}[/]")
-            playback = _play(options, capture, capture.frames, daemon.addresses, out)
+            page = escape(daemon.addresses["viewer"])
+            out.print(f"live page: [bold]{page}[/]")
+            playback = _play(options, capture.frames, capture, daemon.addresses, out)
             out.print(playback.summary())
-            out.print(f"the map stays on the page until Ctrl-C: {daemon.addresses['viewer']}")
-            code = daemon.wait()
-            out.print(f"the daemon ended with exit code {code}")
+            out.print(f"the map stays on the page until Ctrl-C: {page}")
+            out.print(f"the daemon ended with exit code {daemon.wait()}")
             return 1
 
 
 def _play(
     options: Options,
-    capture: Capture,
     frames: Sequence[CaptureFrame],
+    capture: Capture,
     addresses: dict[str, str],
     out: Console,
+    meanwhile: Callable[[], object] = lambda: None,
 ) -> Playback:
     from streamer.client import Client
     from streamer.demo import SESSION
@@ -85,36 +87,44 @@ def _play(
             convention=capture.convention,
             clock="capture",
         ) as client,
-        frame_progress(out, len(frames)) as progress,
+        frame_progress(out, len(frames)) as bar,
     ):
-        return play(client, frames, rate=options.rate, progress=progress.update)
+
+        def progress(settled: int) -> None:
+            bar.update(settled)
+            meanwhile()
+
+        return play(client, frames, rate=options.rate, progress=progress)
 
 
-def _once(options: Options, capture: Capture, addresses: dict[str, str], out: Console) -> int:
+def _once(options: Options, capture: Capture, daemon: DaemonProcess, out: Console) -> int:
     from streamer.demo import HOLD_OUT, SESSION, leave_results, wait_for_map
     from streamer.subscriber import Subscriber
 
     assert options.out is not None
     given, kept = capture.hold_out(HOLD_OUT)
-    with Subscriber(addresses["updates"], addresses["requests"], SESSION) as subscriber:
-        playback = _play(options, capture, given, addresses, out)
-        out.print(playback.summary())
-        out.print(f"refining for at most {options.refine:g} s …")
-        accepted = playback.sent - len(playback.rejected)
-        done_at = wait_for_map(subscriber, accepted, refine_s=options.refine)
-        measures = leave_results(
-            options.out,
-            capture,
-            given,
-            kept,
-            playback,
-            subscriber,
-            long_side=options.long_side,
-            done_at=done_at,
-        )
+    with daemon:
+        addresses = daemon.addresses
+        with Subscriber(addresses["updates"], addresses["requests"], SESSION) as subscriber:
+            playback = _play(options, given, capture, addresses, out, subscriber.poll)
+            out.print(playback.summary())
+            out.print(f"refining for at most {options.refine:g} s …")
+            accepted = playback.sent - len(playback.rejected)
+            done_at = wait_for_map(subscriber, accepted, refine_s=options.refine)
+    # The daemon is gone: measuring has the machine for itself, and measures the copy of the map.
+    measures = leave_results(
+        options.out,
+        capture,
+        given,
+        kept,
+        playback,
+        subscriber,
+        long_side=options.long_side,
+        done_at=done_at,
+    )
     out.print(
         f"{measures.figures['splats']} splats, held-out PSNR {measures.psnr:.2f} dB, "
         f"SSIM {measures.ssim:.3f} ({measures.figures['hardware']})"
     )
-    out.print(f"map.ply, report.json and renders.png are in {options.out}")
+    out.print(escape(f"map.ply, report.json and renders.png are in {options.out}"))
     return 1 if playback.rejected else 0
