@@ -190,17 +190,22 @@ def test_triangulated_points_lie_on_the_surfaces():
 def test_depth_range_comes_from_what_is_known():
     view, other = scenes.scene()[0][:2]
     known = np.linspace(2.0, 5.0, 500)
-    near, far, content = depth_range(view, [np.zeros(0), known], [other], PriorConfig())
+    none = np.zeros(0)
+    near, far, content = depth_range(view, [np.zeros(0), known], none, [other], PriorConfig())
     assert 1.2 < near < 2.0 and 5.0 < far < 8.0
     assert near < content.min() and content.max() < far
     # A few points of a nearer thing widen the range; they are not outvoted by many of a map.
-    near, _, _ = depth_range(view, [np.full(30, 0.8), known], [other], PriorConfig())
+    near, _, _ = depth_range(view, [np.full(30, 0.8), known], none, [other], PriorConfig())
     assert near < 0.8
     # One wild value in a thousand does not.
     wild = np.append(known, [1e-4, 1e6])
-    near, far, _ = depth_range(view, [wild], [other], PriorConfig())
+    near, far, _ = depth_range(view, [wild], none, [other], PriorConfig())
     assert near > 1.2 and far < 8.0
-    near, far, _ = depth_range(view, [], [], PriorConfig())
+    # A view that knows nothing of itself borrows from the others; one that does, does not.
+    near, far, _ = depth_range(view, [none], known, [other], PriorConfig())
+    assert 1.2 < near < 2.0 and 5.0 < far < 8.0
+    assert depth_range(view, [known], 100 * known, [other], PriorConfig())[1] < 8.0
+    near, far, _ = depth_range(view, [], none, [], PriorConfig())
     assert 0 < near < far < np.inf
 
 

@@ -11,6 +11,8 @@ from ttt_core.matching.config import PriorConfig
 from ttt_core.matching.views import PosedImage
 
 _ENOUGH_POINTS = 12
+_PLENTY_OF_POINTS = 60
+_MISMATCHES = 2.5
 _ENOUGH_PIXELS = 0.02
 
 
@@ -31,22 +33,25 @@ def coverage(depth: NDArray[np.float32] | None) -> float:
 def depth_range(
     view: PosedImage,
     known: Sequence[NDArray[np.float64]],
+    elsewhere: NDArray[np.float64],
     others: Sequence[PosedImage],
     config: PriorConfig,
 ) -> tuple[float, float, NDArray[np.float64]]:
     """Nearest plane, farthest plane, and (n,) depths that stand for the content between.
 
     known: depths from sensor, map, triangulation; every one of them with its own percentiles, so
-    that few triangulated points count beside many pixels of the map. Without any, the distances
+    that few triangulated points count beside many pixels of the map. With few in all, what other
+    views see of the same world (`elsewhere`, their depths) counts too. Without any, the distances
     to `others` set the range: content nearer than one baseline or farther than a hundred of them
     cannot be matched. Without baselines the unit is all there is, and no depth will be confident.
     """
     lows, highs, middles = [], [], []
-    for values in known:
+    plenty = sum(values.size for values in known) >= _PLENTY_OF_POINTS
+    for values in known if plenty else (*known, elsewhere):
         if values.size >= _ENOUGH_POINTS:
-            low, middle, high = np.percentile(
-                values, [config.range_percentile, 50.0, 100.0 - config.range_percentile]
-            )
+            # Among few points even one or two mismatches are many percent.
+            cut = max(config.range_percentile, 100.0 * _MISMATCHES / values.size)
+            low, middle, high = np.percentile(values, [cut, 50.0, 100.0 - cut])
             lows.append(float(low))
             highs.append(float(high))
             middles.append(float(middle))

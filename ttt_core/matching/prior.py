@@ -92,8 +92,13 @@ class MatchingPrior:
             ]
             for i, view in enumerate(views)
         ]
+        elsewhere = np.concatenate(
+            [np.zeros(0), *(depths for lists in known_depth for depths in lists)]
+            + [_trusted_depths(view, self.config) for view in earlier]
+        )
         matched = self._each(
-            lambda i: self._match(views[i], everybody, sensor[i], known_depth[i]), len(views)
+            lambda i: self._match(views[i], everybody, sensor[i], known_depth[i], elsewhere),
+            len(views),
         )
         return self._each(lambda i: self._conclude(i, views, earlier, matched), len(views))
 
@@ -174,10 +179,11 @@ class MatchingPrior:
         everybody: Sequence[PosedImage],
         sensor: DepthPicture,
         known: Sequence[NDArray[np.float64]],
+        elsewhere: NDArray[np.float64],
     ) -> _Matched:
         cfg = self.config
         others = [other for other in everybody if other is not view]
-        near, far, content = depth_range(view, known, others, cfg)
+        near, far, content = depth_range(view, known, elsewhere, others, cfg)
         sources = choose_sources(view, others, content, cfg)
         height, width = view.gray.shape
         cost = np.empty((height, width, cfg.planes), np.float32)
@@ -283,7 +289,7 @@ class MatchingPrior:
         log_depth = fill_unconfident(
             own,
             confidence,
-            background=float(np.log(mine.far if mine.sources else mine.middle)),
+            background=_background(mine, own, confidence),
             leak=cfg.fill_leak,
         )
         return PriorDepth(
@@ -293,6 +299,26 @@ class MatchingPrior:
             depth_range=(mine.near, mine.far),
             sources=tuple(source.key for source in mine.sources),
         )
+
+
+def _trusted_depths(view: PosedImage, config: PriorConfig) -> NDArray[np.float64]:
+    """(n,) a thin sample of the confident depths of an earlier view."""
+    if view.depth is None or view.confidence is None:
+        return np.zeros(0)
+    depth, confidence = (
+        p[:: config.point_step, :: config.point_step] for p in (view.depth, view.confidence)
+    )
+    return depth[_present(depth) & (confidence > config.point_confidence)].astype(np.float64)
+
+
+def _background(
+    mine: _Matched, log_depth: NDArray[np.float32], confidence: NDArray[np.float32]
+) -> float:
+    """Log depth for what nothing is known about: as far as the farthest that is known."""
+    sure = log_depth[confidence > 0.6]
+    if sure.size >= 0.01 * log_depth.size:
+        return float(np.percentile(sure, 98.0))
+    return float(np.log(mine.middle))
 
 
 def _checked(

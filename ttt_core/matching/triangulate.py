@@ -30,7 +30,9 @@ class Features:
 
 def detect_features(view: PosedImage) -> Features:
     """SIFT features inside the valid part of `view`."""
-    gray = np.nan_to_num(view.gray, nan=0.0)
+    # Descriptors reach beyond their feature: what is masked must look the same whatever it is.
+    gray = view.gray if view.valid is None else np.where(view.valid, view.gray, np.float32(0.5))
+    gray = np.nan_to_num(gray, nan=0.5)
     picture = (np.clip(gray, 0.0, 1.0) * 255.0).astype(np.uint8)
     mask = None if view.valid is None else view.valid.astype(np.uint8)
     detector = cv2.SIFT_create(nfeatures=_MAX_FEATURES, contrastThreshold=0.02)  # type: ignore[attr-defined]
