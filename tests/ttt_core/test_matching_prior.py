@@ -8,6 +8,7 @@ import matching_scenes as scenes
 import numpy as np
 import pytest
 
+import ttt_core.matching.prior as prior_module
 from ttt_core.matching import CELL, CELL_CHANNELS, MatchingPrior, PosedImage, PriorConfig
 
 
@@ -230,6 +231,22 @@ def test_a_step_too_small_to_tell_depth_is_not_trusted(prior):
     for result in prior.predict(views):
         assert_sound(result, (scenes.HEIGHT, scenes.WIDTH))
         assert (result.confidence > 0.6).mean() < 1e-3
+
+
+def test_one_compilation_serves_every_input(prior):
+    """A stream must not stop for a second when the first mask or the first revisit comes."""
+    prior.warm_up(scenes.HEIGHT, scenes.WIDTH)
+    views, truths = scenes.scene()
+    views = [replace(v, valid=np.ones(v.gray.shape, bool)) for v in views]
+    frozen = truths[0] * np.float32(1.0)
+    frozen.flags.writeable = False
+    known = [replace(v, depth=frozen[:, ::-1], confidence=np.ones_like(frozen)) for v in views[:2]]
+    prior.predict(views[2:], known, sensor_depth=[frozen, None], map_depth=[None, frozen])
+    prior.predict(views[:1])
+    kernels = {k for k in vars(prior_module).values() if hasattr(k, "signatures")}
+    assert len(kernels) > 5
+    for kernel in kernels:
+        assert len(kernel.signatures) == 1, kernel
 
 
 def test_no_views():

@@ -23,9 +23,9 @@ class Relative:
 
 def relative(view: PosedImage, other: PosedImage) -> Relative:
     """How pixels of `view` move into `other`."""
-    to_other = other.c2w[:3, :3].T
-    rotation = other.K @ to_other @ view.c2w[:3, :3] @ np.linalg.inv(view.K)
-    return Relative(rotation, other.K @ to_other @ (view.center - other.center))
+    to_other = other.K.astype(np.float64) @ other.c2w[:3, :3].T
+    rotation = to_other @ view.c2w[:3, :3] @ np.linalg.inv(view.K)
+    return Relative(rotation, to_other @ (view.center - other.center))
 
 
 def pixel_grid(height: int, width: int, columns: int, rows: int) -> NDArray[np.float64]:
