@@ -23,6 +23,8 @@ class PoseClient:
     Args:
         address: of the daemon's ingest.
         session: whose frames.
+        convention: camera axes of the poses; by default those of whoever sent the frames. What
+            the daemon publishes has OpenCV axes: say ``opencv`` when you start from that.
         client: this program's name.
         timeout_s: how long the daemon may take to answer.
 
@@ -37,11 +39,13 @@ class PoseClient:
         address: str,
         session: str,
         *,
+        convention: str | None = None,
         client: str | None = None,
         timeout_s: float = 10.0,
     ) -> None:
         self.address = address
         self.session = session
+        self._convention = convention
         self._client = client or f"{socket.gethostname()}-poses"
         self._timeout_s = timeout_s
         self._socket: zmq.Socket[bytes] | None = None
@@ -74,8 +78,8 @@ class PoseClient:
 
         Args:
             revision: grows with every correction.
-            poses: (4, 4) camera-to-world by seq or stamp, in the convention in which the frames
-                were sent; a uniform scale of the rotation is allowed.
+            poses: (4, 4) camera-to-world by seq or stamp; a uniform scale of the rotation is
+                allowed.
             by: what the keys are.
             upto: the last seq or stamp that was given in the old frame.
 
@@ -117,7 +121,13 @@ class PoseClient:
         self._socket.setsockopt(zmq.LINGER, 0)
         connect(self._socket, self.address)
         self._say(
-            Hello(proto=PROTO_VERSION, session=self.session, client=self._client, role="poses")
+            Hello(
+                proto=PROTO_VERSION,
+                session=self.session,
+                client=self._client,
+                role="poses",
+                convention=self._convention,
+            )
         )
         message = self._receive()
         if message.kind == Error.KIND:

@@ -151,6 +151,11 @@ class Door:
                 f"session: {hello.session[:80]!r} is no name: 1 to 64 characters A-Za-z0-9_.-, "
                 "the first a letter or digit",
             )
+        if hello.convention is not None:
+            try:
+                check_convention(hello.convention)
+            except ConventionError as error:
+                raise ProtocolError("bad_header", str(error)) from None
         if hello.role == "frames":
             self._open_for_frames(identity, hello)
         self._peers[identity] = _Peer(hello)
@@ -178,10 +183,6 @@ class Door:
                 "HELLO header: missing required field `convention`: say which camera axes your "
                 "poses have (opencv, opengl, arkit, ros_optical, ros_body)",
             )
-        try:
-            check_convention(hello.convention)
-        except ConventionError as error:
-            raise ProtocolError("bad_header", str(error)) from None
         cameras = camera_models(hello.cameras, hello.convention)
         session = self._sessions.get(hello.session)
         if session is not None:
@@ -301,7 +302,10 @@ class Door:
         if session is None or session.link.process is Process.NONE:
             self._reply(identity, PosesAck(revision=header.revision, moved=0, unknown=keys))
             return
-        axes = session.axes(keys, header.by)
+        try:
+            axes = session.axes(keys, header.by, _own_convention(peer.hello))
+        except ConventionError as error:
+            raise ProtocolError("bad_camera", str(error)) from None
         known = [
             index for index, key in enumerate(keys) if not isinstance(axes, dict) or key in axes
         ]
@@ -380,3 +384,8 @@ class Door:
         if count & (count - 1) == 0:
             who = whose.decode() if whose.isalnum() else whose.hex()
             logger.warning("refused (%d so far, from %s): %s", count, who, error)
+
+
+def _own_convention(hello: Hello) -> str | None:
+    """The convention of a client's corrections where it states one of its own."""
+    return hello.convention if hello.role == "poses" else None

@@ -33,10 +33,10 @@ def frame_pose(
     return to_opencv(matrix, convention, camera.T_body_camera)
 
 
-def axes_from_opencv(convention: str, camera: CameraModel) -> NDArray[np.float64]:
+def axes_from_opencv(convention: str, camera: CameraModel | None) -> NDArray[np.float64]:
     """(4, 4) A such that `pose @ A` has OpenCV axes: every convention turns or moves the camera
     in its own frame and leaves the world alone."""
-    return to_opencv(np.eye(4), convention, camera.T_body_camera)
+    return to_opencv(np.eye(4), convention, camera.T_body_camera if camera else None)
 
 
 def corrected_poses(entries: Sequence[tuple[int, list[float]]]) -> NDArray[np.float64]:

@@ -149,29 +149,34 @@ class Session:
         """For a successor of this process."""
         self.notes.write_counts(self.stream.settled + 1, self.stream.counts)
 
-    def axes(self, keys: list[int], by: str) -> dict[int, NDArray[np.float64]] | NDArray:
-        """What turns the sender's poses of these frames into poses with OpenCV axes: one matrix
-        for all, or one a frame where the cameras sit in several places of the body."""
+    def axes(
+        self, keys: list[int], by: str, convention: str | None
+    ) -> dict[int, NDArray[np.float64]] | NDArray[np.float64]:
+        """What turns poses of these frames into poses with OpenCV axes: one matrix for all, or
+        one a frame where the cameras sit in several places of the body.
+
+        Args:
+            convention: of the poses; None is the sender's of the frames.
+
+        Raises:
+            ConventionError: ros_body for cameras whose place on the body was never said.
+        """
         if self.sender is None:
             return np.eye(4)
-        sender = self.sender
-        by_camera = {
-            name: axes_from_opencv(sender.convention, camera)
-            for name, camera in sender.cameras.items()
-        }
-        matrices = list(by_camera.values())
-        if self.frame_log is None:
-            return matrices[0]
+        convention = convention or self.sender.convention
+        cameras = self.sender.cameras
+        if convention != "ros_body" or self.frame_log is None:
+            return axes_from_opencv(convention, next(iter(cameras.values()), None))
         return {
-            key: by_camera[camera]
-            for key, camera in self.frame_log.find(keys, by).items()
-            if camera in by_camera
+            key: axes_from_opencv(convention, cameras[name])
+            for key, name in self.frame_log.find(keys, by).items()
+            if name in cameras
         }
 
     def _keep_log_if_needed(self) -> None:
         assert self.sender is not None
         places = {camera.T_body_camera for camera in self.sender.cameras.values()}
-        if self.sender.convention == "ros_body" and len(places) > 1 and self.frame_log is None:
+        if len(places) > 1 and self.frame_log is None:
             self.frame_log = FrameLog()
 
 

@@ -40,8 +40,9 @@ def begin(ingest: IngestHarness, slam: RawClient, name: str, **hello: Any) -> Fa
     return session
 
 
-def greet(slam: RawClient, name: str) -> None:
-    slam.send("HELLO", {"proto": [1, 0], "session": name, "client": "slam", "role": "poses"})
+def greet(slam: RawClient, name: str, **more: Any) -> None:
+    hello = {"proto": [1, 0], "session": name, "client": "slam", "role": "poses"}
+    slam.send("HELLO", {**hello, **more})
     assert slam.receive()[0] == "WELCOME"
 
 
@@ -77,6 +78,24 @@ def test_poses_are_in_the_convention_of_the_frames(ingest: IngestHarness, slam: 
     expected = np.diag([1.0, -1.0, -1.0, 1.0])
     expected[0, 3] = 3.0
     np.testing.assert_allclose(np.reshape(session.answer_poses(1).entries[0][1], (4, 4)), expected)
+
+
+def test_a_corrector_may_state_a_convention_of_its_own(
+    ingest: IngestHarness, slam: RawClient
+) -> None:
+    session = begin(ingest, slam, "own-convention", convention="opengl")
+    greet(slam, "own-convention", convention="opencv")
+    slam.send("POSES", {"revision": 1, "poses": [[0, moved(3.0)]]})
+    assert session.answer_poses(1).entries == [(0, moved(3.0))]
+    slam.receive("POSES_ACK")
+    greet(slam, "own-convention", convention="ros_body")
+    slam.send("POSES", {"revision": 2, "poses": [[0, moved(3.0)]]})
+    kind, header = slam.receive()
+    assert (kind, header["code"]) == ("ERROR", "bad_camera")
+    assert "T_body_camera" in header["reason"]
+    hello = {"proto": [1, 0], "session": "own-convention", "client": "slam", "role": "poses"}
+    slam.send("HELLO", {**hello, "convention": "openvc"})
+    assert slam.receive()[1]["code"] == "bad_header"
 
 
 def test_each_camera_of_a_body_has_its_own_place(ingest: IngestHarness, slam: RawClient) -> None:

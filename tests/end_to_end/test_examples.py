@@ -1,0 +1,69 @@
+"""The senders' examples as a user runs them, against a real daemon."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import Served
+
+from streamer.requests import Requests
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+
+
+def run_example(name: str, *arguments: str) -> str:
+    """What it prints; it must end well."""
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / name), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=150,
+        env={**os.environ, "OMP_WAIT_POLICY": "passive"},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def sent(served: Served) -> str:
+    """The robot's loop, once for all tests here."""
+    return run_example(
+        "01_send_frames.py", "--to", served.ingest, "--session", "robot", "--rate", "1000"
+    )
+
+
+def test_a_robot_loop_sends_everything(
+    served: Served, sent: str, wait_for: Callable[[Callable[[], object], str], None]
+) -> None:
+    assert "120 frames settled, 0 rejected" in sent
+    with Requests(served.requests) as requests:
+        wait_for(lambda: requests.status("robot").frames_done == 120, "120 frames to be done")
+        assert requests.status("robot").splats > 1000
+
+
+def test_a_back_end_moves_the_map_without_sending_splats(served: Served, sent: str) -> None:
+    printed = run_example(
+        "03_correct_poses.py",
+        *("--to", served.ingest, "--updates", served.updates, "--requests", served.requests),
+        *("--session", "robot", "--drift", "0.25"),
+    )
+    moved = re.search(r"(\d+) chunks move, 0 stamps were unknown", printed)
+    assert moved is not None and int(moved[1]) > 0, printed
+    shift = re.search(r"moved by ([\d.]+) to ([\d.]+) m; 0 of (\d+) chunks", printed)
+    assert shift is not None, printed
+    assert float(shift[2]) == pytest.approx(0.25, abs=0.01)
+
+
+def test_pyzmq_and_msgpack_are_enough(served: Served) -> None:
+    source = (EXAMPLES / "02_send_frames_plain_zmq.py").read_text()
+    assert len(source.splitlines()) <= 60
+    imported = set(re.findall(r"^(?:import|from) (\w+)", source, re.MULTILINE))
+    assert imported - set(sys.stdlib_module_names) == {"zmq", "msgpack"}
+    printed = run_example("02_send_frames_plain_zmq.py", served.ingest)
+    assert "120 frames settled" in printed
