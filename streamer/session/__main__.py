@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import signal
 import sys
 from pathlib import Path
@@ -11,12 +12,13 @@ import zmq
 
 from streamer.config import read_run_config
 from streamer.control import ControlLink
-from streamer.processes import set_up_logging
 from streamer.protocol.links import Assign
 from streamer.session.engine import Engine
 from streamer.session.process import SessionProcess, end_on_sigterm, engine_config
 from streamer.session.storage import SessionFolderError
 from streamer.session.threads import use_all_cores
+from ttt_core import default_model
+from ttt_core.errors import CheckpointError
 
 
 def main() -> int:
@@ -26,12 +28,19 @@ def main() -> int:
     run_dir = parser.parse_args().run_dir
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     config = read_run_config(run_dir)
-    set_up_logging(config.log)
+    logging.basicConfig(
+        level=config.log.level.upper(), format="%(levelname)s %(name)s: %(message)s"
+    )
     use_all_cores()
-    engine = Engine(engine_config(config))
+    link = ControlLink(run_dir, "session")
+    try:
+        settings = engine_config(config)
+        engine = Engine(settings, model=default_model(config.session.weights, settings.device))
+    except CheckpointError as error:
+        link.failed("internal", f"session.weights: {error}")
+        return 2
     long_side = config.session.long_side
     engine.warm_up(long_side * 2 // 3, long_side)
-    link = ControlLink(run_dir, "session")
     link.ready({})
     poller = zmq.Poller()
     poller.register(link.socket, zmq.POLLIN)
