@@ -54,7 +54,7 @@ class Reporter:
     def status(self, text: str) -> None:
         """The present state, called as often as one likes."""
         if self._live is not None:
-            self._live.update(Text(text))
+            self._live.update(Text(text, no_wrap=True, overflow="ellipsis"))
         elif text != self._status and time.monotonic() - self._status_at > _STATUS_EVERY_S:
             self._status, self._status_at = text, time.monotonic()
             self.log(text)

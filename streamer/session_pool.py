@@ -70,6 +70,11 @@ class SessionPool:
         """Whether a session's first frame would not wait for its process."""
         return self._spare is not None and self._spare.ready
 
+    @property
+    def spare_deaths(self) -> int:
+        """How often in a row a waiting process died."""
+        return 0 if self._spare is None else self._spare.deaths
+
     def names(self) -> list[str]:
         """Names of all sessions, running or about to."""
         return list(self._sessions)

@@ -217,6 +217,8 @@ class Supervisor:
     def _announce_when_ready(self) -> None:
         if time.monotonic() - self._started > START_S:
             raise StartFailed(f"the daemon is not up after {START_S:.0f} s; what it said is above")
+        if self._pool.spare_deaths >= MAX_START_DEATHS:
+            raise StartFailed("the session process does not start; what it said is above")
         page = self._page()
         if not (self._ingest.ready and self._publisher.ready and self._pool.warm) or page is None:
             return

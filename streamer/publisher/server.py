@@ -12,8 +12,8 @@ import zmq
 from streamer.config import PublisherConfig
 from streamer.control import PUBLISH, ControlLink, bind, ipc_address
 from streamer.protocol import Buffer, ProtocolError, decode, encode
-from streamer.protocol.internal import SessionStarted
-from streamer.protocol.limits import MAX_INTERNAL_PARTS, MAX_PART_BYTES
+from streamer.protocol.internal import SessionRefused, SessionStarted
+from streamer.protocol.limits import MAX_PART_BYTES
 from streamer.protocol.links import ControlDone, Resync, SessionLost
 from streamer.protocol.update_headers import (
     DAEMON_HEARTBEAT_TOPIC,
@@ -34,6 +34,9 @@ RESYNC_S = 3.0
 """A session that computes may take so long to answer a RESYNC."""
 RETRY_MS = 5
 """How soon a reader that was full is tried again."""
+MAX_SUBSCRIPTION_BYTES = 4096
+MAX_THUMBNAILS = 1 << 16
+"""A RESYNC brings those of all key frames in one message."""
 BURST = 64
 """Messages of one socket before the others have their turn."""
 
@@ -56,6 +59,7 @@ class Publisher:
         self._control = control
         self._updates = context.socket(zmq.XPUB)
         self._updates.setsockopt(zmq.SNDHWM, config.updates_hwm)
+        self._updates.setsockopt(zmq.MAXMSGSIZE, MAX_SUBSCRIPTION_BYTES)
         self._requests = context.socket(zmq.ROUTER)
         self._requests.setsockopt(zmq.SNDHWM, config.answers_hwm)
         self._requests.setsockopt(zmq.MAXMSGSIZE, MAX_PART_BYTES)
@@ -121,6 +125,13 @@ class Publisher:
             elif message.kind == SessionStarted.KIND:
                 name = message.read(SessionStarted).session
                 self._mirrors.setdefault(name, SessionMirror(name))
+            elif message.kind == SessionRefused.KIND:
+                self._forget_unborn(message.read(SessionRefused).session)
+
+    def _forget_unborn(self, name: str) -> None:
+        mirror = self._mirrors.get(name)
+        if mirror is not None and not mirror.epoch:
+            del self._mirrors[name]
 
     def _lose(self, name: str) -> None:
         mirror = self._mirrors.get(name)
@@ -145,7 +156,7 @@ class Publisher:
                 logger.error("session %s: %s", name, error)
 
     def _take_session(self, name: str, frames: list[memoryview]) -> None:
-        message = decode(frames, max_parts=MAX_INTERNAL_PARTS)
+        message = decode(frames, max_parts=MAX_THUMBNAILS)
         if message.kind == ControlDone.KIND:
             self._answers.control_done(message.read(ControlDone))
             return
