@@ -25,7 +25,7 @@ def say(kind, header, *parts):
 
 
 def hear():
-    if not socket.poll(10_000):
+    if not socket.poll(60_000):  # the first frames wait for a process that has to start
         sys.exit("the daemon is silent")
     kind, header = socket.recv_multipart()
     header = msgpack.unpackb(header)
