@@ -12,7 +12,8 @@ from gs_decoder.raster.contract import (
     RasterShapeError,
     Render,
 )
-from gs_decoder.raster.cpu.rasterizer import Context, Gradients, NumbaRasterizer, NumpyRender
+from gs_decoder.raster.cpu.rasterizer import NumbaRasterizer
+from gs_decoder.raster.cpu.results import Context, Gradients, NumpyRender
 from gs_decoder.raster.cpu.warm_up import warm_up
 from gs_decoder.raster.dispatch import BACKENDS, rasterize
 

@@ -11,6 +11,7 @@ from gs_decoder.raster.cpu import simd
 from gs_decoder.raster.cpu.jit import helper, kernel
 from gs_decoder.raster.cpu.layout import CHUNK, GRADIENT, LEFT, RECORD, RED, RIGHT
 from gs_decoder.raster.cpu.projection import dot3
+from gs_decoder.raster.cpu.vector_type import LANES
 
 _C0 = 0.2820947917738781
 _C1 = 0.48860251190292
@@ -117,7 +118,7 @@ def shade(
         chunk = simd.fetch_add(counter, 0, 1)
         if chunk >= chunks:
             break
-        for i in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK), simd.LANES):
+        for i in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK), LANES):
             base = (first + i) * RECORD
             left = simd.load_strided(records, base + LEFT, RECORD)
             right = simd.load_strided(records, base + RIGHT, RECORD)
@@ -165,7 +166,7 @@ def shade_backward(
         if chunk >= chunks:
             break
         c_x = c_y = c_z = zero
-        for i in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK), simd.LANES):
+        for i in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK), LANES):
             row = first + i
             base = row * RECORD
             left = simd.load_strided(records, base + LEFT, RECORD)

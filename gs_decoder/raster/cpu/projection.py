@@ -33,6 +33,7 @@ from gs_decoder.raster.cpu.layout import (
     RECORD,
     RIGHT,
 )
+from gs_decoder.raster.cpu.vector_type import LANES
 
 _LOG2_E = 1.0 / math.log(2.0)
 _TWO_LN2 = 2.0 * math.log(2.0)
@@ -142,7 +143,7 @@ def project(
         chunk = simd.fetch_add(counter, 0, 1)
         if chunk >= chunks:
             break
-        for i in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK), simd.LANES):
+        for i in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK), LANES):
             x, y, z = camera_point(
                 camera,
                 simd.load_strided(means, 3 * i, 3),

@@ -44,6 +44,7 @@ from gs_decoder.raster.cpu.projection import (
     inverse_norm,
     rotation_matrix,
 )
+from gs_decoder.raster.cpu.vector_type import LANES
 
 
 @helper
@@ -124,12 +125,12 @@ def project_backward(
             break
         r00 = r01 = r02 = r10 = r11 = r12 = r20 = r21 = r22 = zero
         t0 = t1 = t2 = k_fx = k_fy = k_cx = k_cy = zero
-        for i in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK), simd.LANES):
+        for i in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK), LANES):
             row = first + i
             left = simd.load_strided(records, row * RECORD + LEFT, RECORD)
             right = simd.load_strided(records, row * RECORD + RIGHT, RECORD)
             visible = left <= right
-            for s in range(row, row + simd.LANES):
+            for s in range(row, row + LANES):
                 sum_slots(slots, slot_used, first_pair, s, sums)
             if not simd.any_lane(visible):
                 for k in range(3):

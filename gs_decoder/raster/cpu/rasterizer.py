@@ -1,205 +1,33 @@
 """The CPU rasteriser without autograd: numpy in, numpy out, workspaces reused."""
 
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from threading import Lock
 from typing import Any
 
 import numba
 import numpy as np
 import numpy.typing as npt
 
-from gs_decoder.raster.contract import RasterError, RasterShapeError
+from gs_decoder.raster.contract import RasterShapeError
 from gs_decoder.raster.cpu import layout
 from gs_decoder.raster.cpu.blend import BLOCKS, CONSTANTS, WORD, blend
 from gs_decoder.raster.cpu.blend_backward import blend_backward
 from gs_decoder.raster.cpu.harmonics import shade, shade_backward
+from gs_decoder.raster.cpu.inputs import (
+    Floats,
+    camera_entries,
+    check_shapes,
+    make_batches,
+    usable,
+)
 from gs_decoder.raster.cpu.projection import project
 from gs_decoder.raster.cpu.projection_backward import project_backward
+from gs_decoder.raster.cpu.results import Context, Gradients, NumpyRender
 from gs_decoder.raster.cpu.tiles import count_visible, sort_into_tiles
+from gs_decoder.raster.cpu.vector_type import LANES
+from gs_decoder.raster.cpu.workers import deal
 
-Floats = npt.NDArray[np.float32]
-
-_LANES = 16
 _EMPTY = np.empty(0, np.float32)
 _KEEP_BYTES = 64 << 20
-
-_pool: ThreadPoolExecutor | None = None
-_pool_size = 0
-_pool_lock = Lock()
-
-
-def _workers(count: int) -> ThreadPoolExecutor:
-    """Threads shared by all rasterisers of the process, at least `count` of them."""
-    global _pool, _pool_size
-    with _pool_lock:
-        if _pool is None or _pool_size < count:
-            # A replaced pool ends by itself once its last job is done.
-            _pool = ThreadPoolExecutor(count, thread_name_prefix="rasterise")
-            _pool_size = count
-        return _pool
-
-
-@dataclass(slots=True)
-class Context:
-    """What `NumbaRasterizer.backward` needs of a forward pass.
-
-    It refers to the rasteriser's workspace and is good until that rasteriser's next forward.
-    """
-
-    generation: int
-    splats: tuple["_Batch", ...]
-    count: int
-    camera: Floats
-    center: npt.NDArray[np.float64]
-    inverse_rotation: npt.NDArray[np.float64]
-    background: Floats
-    width: int
-    height: int
-    sh_degree: int | None
-    bases: int
-    max_alpha: float
-    tiles_x: int
-    rgb: Floats
-    depth: Floats
-    alpha: Floats
-    pairs: int
-
-
-@dataclass(frozen=True, slots=True)
-class NumpyRender:
-    """`rgb` (H,W,3), `depth` (H,W) expected z-depth (0 where nothing is), `alpha` (H,W)."""
-
-    rgb: Floats
-    depth: Floats
-    alpha: Floats
-    context: Context
-
-
-@dataclass(frozen=True, slots=True)
-class Gradients:
-    """Gradients of the loss, and what pruning and densification want to know, per splat.
-
-    Views of the rasteriser's workspace: good until its next backward.
-    """
-
-    means: Floats  # (N,3)
-    quats: Floats  # (N,4)
-    scales: Floats  # (N,3)
-    opacities: Floats  # (N,)
-    colors: Floats  # as the colours were given: (N,3) or (N,K,3)
-    viewmat: Floats  # (4,4)
-    K: Floats  # (3,3)
-    center_gradient: Floats  # (N,) length of the gradient of the centre in the image, 1/pixel
-    weight: Floats  # (N,) sum of blending weights over the pixels
-    pixels: Floats  # (N,) number of pixels that the splat was blended into
-    radius: Floats  # (N,) larger half-side of its pixel box, pixels; 0 if not in view
-
-
-@dataclass(slots=True)
-class _Batch:
-    """A run of splats, a multiple of 16, that a kernel takes in one call; arrays flat."""
-
-    first: int
-    camera_row: int
-    means: Floats
-    quats: Floats
-    scales: Floats
-    opacities: Floats
-    colors: Floats
-
-
-def _usable(values: npt.ArrayLike) -> Floats:
-    """Contiguous, writable float32: a kernel sees one type of array, whatever is passed."""
-    return np.require(values, np.float32, ["C", "W", "A"])
-
-
-def _batches(
-    means: Floats, quats: Floats, scales: Floats, opacities: Floats, colors: Floats
-) -> tuple[_Batch, ...]:
-    """All full groups of 16 without a copy, and the rest padded with invisible splats."""
-    count = len(opacities)
-    full = count - count % _LANES
-    batches = []
-    if full:
-        batches.append(
-            _Batch(
-                0,
-                0,
-                means[:full].reshape(-1),
-                quats[:full].reshape(-1),
-                scales[:full].reshape(-1),
-                opacities[:full],
-                colors[:full].reshape(-1),
-            )
-        )
-    if full < count:
-
-        def padded(values: Floats) -> Floats:
-            result = np.zeros((_LANES, *values.shape[1:]), np.float32)
-            result[: count - full] = values[full:]
-            return result.reshape(-1)
-
-        batches.append(
-            _Batch(
-                full,
-                -(-full // layout.CHUNK),
-                padded(means),
-                padded(quats),
-                padded(scales),
-                padded(opacities),
-                padded(colors),
-            )
-        )
-    return tuple(batches)
-
-
-def _check_shapes(
-    means: Floats, quats: Floats, scales: Floats, colors: Floats, count: int, sh_degree: int | None
-) -> None:
-    """The kernels do not check bounds: nothing of another size may reach them."""
-    if sh_degree is None:
-        wanted: tuple[int, ...] = (count, 3)
-    else:
-        bases = colors.shape[1] if colors.ndim == 3 else 0
-        wanted = (count, max(bases, (sh_degree + 1) ** 2), 3)
-    expected = (
-        ("means", means, (count, 3)),
-        ("quats", quats, (count, 4)),
-        ("scales", scales, (count, 3)),
-        ("colors", colors, wanted),
-    )
-    for name, values, shape in expected:
-        if values.shape != shape:
-            raise RasterShapeError(f"{name}: shape {values.shape}; expected {shape}")
-
-
-def _camera(
-    viewmat: npt.ArrayLike, K: npt.ArrayLike, width: int, height: int, near: float
-) -> tuple[Floats, npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Camera entries in `layout`'s order, the camera's centre, the inverse of its rotation."""
-    view = np.asarray(viewmat, np.float64)
-    intrinsics = np.asarray(K, np.float64)
-    fx, fy, cx, cy = intrinsics[0, 0], intrinsics[1, 1], intrinsics[0, 2], intrinsics[1, 2]
-    margin_x = layout.FRUSTUM_MARGIN * 0.5 * width / fx
-    margin_y = layout.FRUSTUM_MARGIN * 0.5 * height / fy
-    camera = np.zeros(layout.CAMERA, np.float32)
-    camera[layout.C_ROTATION : layout.C_ROTATION + 9] = view[:3, :3].reshape(-1)
-    camera[layout.C_TRANSLATION : layout.C_TRANSLATION + 3] = view[:3, 3]
-    camera[layout.C_FX : layout.C_FX + 5] = fx, fy, cx, cy, near
-    camera[layout.C_X_LOW] = -cx / fx - margin_x
-    camera[layout.C_X_HIGH] = (width - cx) / fx + margin_x
-    camera[layout.C_Y_LOW] = -cy / fy - margin_y
-    camera[layout.C_Y_HIGH] = (height - cy) / fy + margin_y
-    camera[layout.C_WIDTH], camera[layout.C_HEIGHT] = width, height
-    try:
-        inverse = np.asarray(np.linalg.inv(view[:3, :3]), np.float64)
-    except np.linalg.LinAlgError:
-        raise RasterError(
-            "viewmat: its rotation has no inverse; pass a world-to-camera matrix"
-        ) from None
-    return camera, np.asarray(-inverse @ view[:3, 3], np.float64), inverse
 
 
 class _Buffers:
@@ -238,21 +66,7 @@ class NumbaRasterizer:
         self._generation = 0
 
     def _deal(self, function: Callable[..., Any], *arguments: Any, counter_at: int) -> None:
-        """Run a kernel that deals its work out by a shared counter on all threads."""
-        counter = np.zeros(1, np.int64)
-        given = (*arguments[:counter_at], counter, *arguments[counter_at:])
-        if self.threads == 1:
-            function(*given)
-            return
-        pool = _workers(self.threads - 1)
-        others: list[Future[Any]] = [pool.submit(function, *given) for _ in range(self.threads - 1)]
-        try:
-            function(*given)
-        finally:
-            for other in others:
-                # One that has not begun would find the counter at its end.
-                if not other.cancel():
-                    other.result()
+        deal(function, *arguments, counter_at=counter_at, threads=self.threads)
 
     def _touched(self, pairs: int, tiles: int) -> tuple[Any, Any]:
         """Bits of what `blend` blended, and the number of words of each tile."""
@@ -283,13 +97,13 @@ class NumbaRasterizer:
         take = self._buffers.take
         self._generation += 1
         count = len(opacities)
-        padded = -(-count // _LANES) * _LANES
-        colors = _usable(colors)
-        _check_shapes(means, quats, scales, colors, count, sh_degree)
-        batches = _batches(
-            _usable(means), _usable(quats), _usable(scales), _usable(opacities), colors
+        padded = -(-count // LANES) * LANES
+        colors = usable(colors)
+        check_shapes(means, quats, scales, colors, count, sh_degree)
+        batches = make_batches(
+            usable(means), usable(quats), usable(scales), usable(opacities), colors
         )
-        camera, center, inverse = _camera(viewmat, K, width, height, near)
+        camera, center, inverse = camera_entries(viewmat, K, width, height, near)
         bases = colors.shape[1] if sh_degree is not None else 0
         seen_from = center.astype(np.float32)
         behind = np.zeros(3, np.float32)
@@ -378,11 +192,11 @@ class NumbaRasterizer:
             )
         take = self._buffers.take
         count, pairs = ctx.count, ctx.pairs
-        padded = -(-count // _LANES) * _LANES
+        padded = -(-count // LANES) * LANES
         nothing = np.zeros((ctx.height, ctx.width), np.float32)
-        d_rgb = _usable(d_rgb)
-        d_depth = nothing if d_depth is None else _usable(d_depth)
-        d_alpha = nothing if d_alpha is None else _usable(d_alpha)
+        d_rgb = usable(d_rgb)
+        d_depth = nothing if d_depth is None else usable(d_depth)
+        d_alpha = nothing if d_alpha is None else usable(d_alpha)
         given = (d_rgb.shape, d_depth.shape, d_alpha.shape)
         if given != (ctx.rgb.shape, ctx.depth.shape, ctx.alpha.shape):
             raise RasterShapeError(f"d_rgb, d_depth, d_alpha: shapes {given}; not the image's")

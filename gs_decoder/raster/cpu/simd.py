@@ -8,139 +8,30 @@ Operators `+ - * /`, comparisons and `& | ~` of masks work lane by lane; a scala
 either side is broadcast.
 """
 
-import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from llvmlite import ir
 from numba.core import cgutils, types
-from numba.core.typing.templates import ConcreteTemplate, infer_global, signature
 from numba.extending import intrinsic as _numba_intrinsic
-from numba.extending import lower_builtin, models, register_model
 from numba.np.arrayobj import make_array
 
-LANES = 16
-
-_FLOAT = ir.FloatType()
-_I32 = ir.IntType(32)
-_VECTOR = ir.VectorType(_FLOAT, LANES)
-_INTEGERS = ir.VectorType(_I32, LANES)
-_BITS = ir.VectorType(ir.IntType(1), LANES)
+from gs_decoder.raster.cpu.vector_type import (
+    FLOAT,
+    I32,
+    INTEGERS,
+    LANES,
+    VECTOR,
+    as_vector,
+    emit_broadcast,
+    mask,
+    vector,
+)
 
 
 def intrinsic(function: Callable[..., Any]) -> Any:
     """numba's `intrinsic`, whose own type asks callers for the typing context too."""
     return _numba_intrinsic(function)
-
-
-class _VectorType(types.Type):
-    def __init__(self) -> None:
-        super().__init__(name="float32x16")
-
-
-class _MaskType(types.Type):
-    def __init__(self) -> None:
-        super().__init__(name="mask16")
-
-
-vector = _VectorType()
-mask = _MaskType()
-
-
-@register_model(_VectorType)
-class _VectorModel(models.PrimitiveModel):
-    def __init__(self, manager: Any, kind: Any) -> None:
-        super().__init__(manager, kind, _VECTOR)
-
-
-@register_model(_MaskType)
-class _MaskModel(models.PrimitiveModel):
-    def __init__(self, manager: Any, kind: Any) -> None:
-        super().__init__(manager, kind, _BITS)
-
-
-def _constant(value: float) -> ir.Constant:
-    return ir.Constant(_VECTOR, [float(value)] * LANES)
-
-
-def _broadcast(builder: Any, scalar: Any) -> Any:
-    if scalar.type == ir.DoubleType():
-        scalar = builder.fptrunc(scalar, _FLOAT)
-    single = builder.insert_element(ir.Constant(_VECTOR, ir.Undefined), scalar, _I32(0))
-    zeros = ir.Constant(_INTEGERS, [0] * LANES)
-    return builder.shuffle_vector(single, ir.Constant(_VECTOR, ir.Undefined), zeros)
-
-
-def _as_vector(builder: Any, value: Any) -> Any:
-    return value if isinstance(value.type, ir.VectorType) else _broadcast(builder, value)
-
-
-def _register(op: Any, result: Any, emit: Callable[[Any, Any, Any], Any]) -> None:
-    """`op` on (vector, vector), (vector, float) and (float, vector)."""
-    pairs: list[tuple[Any, Any]] = [(vector, vector)]
-    for scalar in (types.float32, types.float64):
-        pairs += [(vector, scalar), (scalar, vector)]
-
-    class Typing(ConcreteTemplate):
-        cases = [signature(result, a, b) for a, b in pairs]  # noqa: RUF012
-
-    infer_global(op)(Typing)
-
-    def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return emit(builder, _as_vector(builder, args[0]), _as_vector(builder, args[1]))
-
-    for a, b in pairs:
-        lower_builtin(op, a, b)(lower)
-
-
-_register(operator.add, vector, lambda builder, a, b: builder.fadd(a, b))
-_register(operator.sub, vector, lambda builder, a, b: builder.fsub(a, b))
-_register(operator.mul, vector, lambda builder, a, b: builder.fmul(a, b))
-_register(operator.truediv, vector, lambda builder, a, b: builder.fdiv(a, b))
-_register(operator.lt, mask, lambda builder, a, b: builder.fcmp_ordered("<", a, b))
-_register(operator.le, mask, lambda builder, a, b: builder.fcmp_ordered("<=", a, b))
-_register(operator.gt, mask, lambda builder, a, b: builder.fcmp_ordered(">", a, b))
-_register(operator.ge, mask, lambda builder, a, b: builder.fcmp_ordered(">=", a, b))
-
-
-@infer_global(operator.and_)
-class _MaskAnd(ConcreteTemplate):
-    cases = [signature(mask, mask, mask)]  # noqa: RUF012
-
-
-@infer_global(operator.or_)
-class _MaskOr(ConcreteTemplate):
-    cases = [signature(mask, mask, mask)]  # noqa: RUF012
-
-
-@infer_global(operator.invert)
-class _MaskNot(ConcreteTemplate):
-    cases = [signature(mask, mask)]  # noqa: RUF012
-
-
-@infer_global(operator.neg)
-class _VectorNegative(ConcreteTemplate):
-    cases = [signature(vector, vector)]  # noqa: RUF012
-
-
-@lower_builtin(operator.and_, mask, mask)
-def _lower_and(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-    return builder.and_(args[0], args[1])
-
-
-@lower_builtin(operator.or_, mask, mask)
-def _lower_or(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-    return builder.or_(args[0], args[1])
-
-
-@lower_builtin(operator.invert, mask)
-def _lower_invert(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-    return builder.not_(args[0])
-
-
-@lower_builtin(operator.neg, vector)
-def _lower_negative(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-    return builder.fneg(args[0])
 
 
 def _call(builder: Any, name: str, result: Any, arguments: Sequence[Any]) -> Any:
@@ -164,8 +55,8 @@ def fma(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
     """a*b + c, rounded once."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        lanes = [_as_vector(builder, value) for value in args]
-        return _call(builder, f"llvm.fma.v{LANES}f32", _VECTOR, lanes)
+        lanes = [as_vector(builder, value) for value in args]
+        return _call(builder, f"llvm.fma.v{LANES}f32", VECTOR, lanes)
 
     return (vector(a, b, c), codegen) if _is_real(a, b, c) else None
 
@@ -175,7 +66,7 @@ def select(typingctx: Any, condition: Any, a: Any, b: Any) -> Any:
     """Lane by lane: a where `condition` holds, else b."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return builder.select(args[0], _as_vector(builder, args[1]), _as_vector(builder, args[2]))
+        return builder.select(args[0], as_vector(builder, args[1]), as_vector(builder, args[2]))
 
     return (vector(condition, a, b), codegen) if _is_real(a, b) and condition is mask else None
 
@@ -185,7 +76,7 @@ def minimum(typingctx: Any, a: Any, b: Any) -> Any:
     """Lane by lane the smaller one; b where a is NaN."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        x, y = (_as_vector(builder, value) for value in args)
+        x, y = (as_vector(builder, value) for value in args)
         return builder.select(builder.fcmp_ordered("<", x, y), x, y)
 
     return (vector(a, b), codegen) if _is_real(a, b) else None
@@ -196,7 +87,7 @@ def maximum(typingctx: Any, a: Any, b: Any) -> Any:
     """Lane by lane the larger one; b where a is NaN."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        x, y = (_as_vector(builder, value) for value in args)
+        x, y = (as_vector(builder, value) for value in args)
         return builder.select(builder.fcmp_ordered(">", x, y), x, y)
 
     return (vector(a, b), codegen) if _is_real(a, b) else None
@@ -205,7 +96,7 @@ def maximum(typingctx: Any, a: Any, b: Any) -> Any:
 def _unary(name: str) -> Callable[..., Any]:
     def typing(typingctx: Any, a: Any) -> Any:
         def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            return _call(builder, f"llvm.{name}.v{LANES}f32", _VECTOR, args)
+            return _call(builder, f"llvm.{name}.v{LANES}f32", VECTOR, args)
 
         return (vector(a), codegen) if a is vector else None
 
@@ -223,7 +114,7 @@ def broadcast(typingctx: Any, a: Any) -> Any:
     """The scalar in every lane."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return _broadcast(builder, args[0])
+        return emit_broadcast(builder, args[0])
 
     return (vector(a), codegen) if isinstance(a, types.Float) else None
 
@@ -279,13 +170,13 @@ def exp2(typingctx: Any, a: Any, table: Any) -> Any:
         fraction = builder.fsub(x, builder.fsub(shifted, rounding))
         for coefficient in rest:
             result = _call(
-                builder, f"llvm.fma.v{LANES}f32", _VECTOR, [result, fraction, coefficient]
+                builder, f"llvm.fma.v{LANES}f32", VECTOR, [result, fraction, coefficient]
             )
         exponent = builder.shl(
-            builder.bitcast(shifted, _INTEGERS), ir.Constant(_INTEGERS, [23] * LANES)
+            builder.bitcast(shifted, INTEGERS), ir.Constant(INTEGERS, [23] * LANES)
         )
-        bits = builder.add(builder.bitcast(result, _INTEGERS), exponent)
-        return builder.bitcast(bits, _VECTOR)
+        bits = builder.add(builder.bitcast(result, INTEGERS), exponent)
+        return builder.bitcast(bits, VECTOR)
 
     matches = a is vector and _is_vector_tuple(table) and len(table) == len(EXP2_TABLE)
     return (vector(a, table), codegen) if matches else None
@@ -296,12 +187,12 @@ def log2(typingctx: Any, a: Any) -> Any:
     """log2(a) for normal positive a, by LLVM's own lowering lane by lane."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        kind = ir.FunctionType(_FLOAT, [_FLOAT])
+        kind = ir.FunctionType(FLOAT, [FLOAT])
         function = cgutils.get_or_insert_function(builder.module, kind, "log2f")
-        result = ir.Constant(_VECTOR, ir.Undefined)
+        result = ir.Constant(VECTOR, ir.Undefined)
         for lane in range(LANES):
-            value = builder.call(function, [builder.extract_element(args[0], _I32(lane))])
-            result = builder.insert_element(result, value, _I32(lane))
+            value = builder.call(function, [builder.extract_element(args[0], I32(lane))])
+            result = builder.insert_element(result, value, I32(lane))
         return result
 
     return (vector(a), codegen) if a is vector else None
@@ -327,7 +218,7 @@ def load(typingctx: Any, array: Any, index: Any) -> Any:
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         pointer = _element(context, builder, sig.args[0], args[0], args[1])
-        return builder.load(builder.bitcast(pointer, _VECTOR.as_pointer()), align=4)
+        return builder.load(builder.bitcast(pointer, VECTOR.as_pointer()), align=4)
 
     return (vector(array, types.intp), codegen) if _is_flat(array) else None
 
@@ -337,7 +228,7 @@ def spread(typingctx: Any, array: Any, index: Any) -> Any:
     """array[index] in every lane; `index` must not be negative."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return _broadcast(
+        return emit_broadcast(
             builder, builder.load(_element(context, builder, sig.args[0], args[0], args[1]))
         )
 
@@ -350,7 +241,7 @@ def store(typingctx: Any, array: Any, index: Any, value: Any) -> Any:
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         pointer = _element(context, builder, sig.args[0], args[0], args[1])
-        builder.store(args[2], builder.bitcast(pointer, _VECTOR.as_pointer()), align=4)
+        builder.store(args[2], builder.bitcast(pointer, VECTOR.as_pointer()), align=4)
         return context.get_dummy_value()
 
     matches = _is_flat(array) and value is vector
@@ -362,11 +253,11 @@ def load_strided(typingctx: Any, array: Any, index: Any, stride: Any) -> Any:
     """array[index + lane*stride] in every lane."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        result = ir.Constant(_VECTOR, ir.Undefined)
+        result = ir.Constant(VECTOR, ir.Undefined)
         where = args[1]
         for lane in range(LANES):
             pointer = _element(context, builder, sig.args[0], args[0], where)
-            result = builder.insert_element(result, builder.load(pointer), _I32(lane))
+            result = builder.insert_element(result, builder.load(pointer), I32(lane))
             where = builder.add(where, args[2])
         return result
 
@@ -381,7 +272,7 @@ def store_strided(typingctx: Any, array: Any, index: Any, stride: Any, value: An
         where = args[1]
         for lane in range(LANES):
             pointer = _element(context, builder, sig.args[0], args[0], where)
-            builder.store(builder.extract_element(args[3], _I32(lane)), pointer)
+            builder.store(builder.extract_element(args[3], I32(lane)), pointer)
             where = builder.add(where, args[2])
         return context.get_dummy_value()
 
@@ -400,8 +291,8 @@ def _transpose(builder: Any, rows: list[Any]) -> list[Any]:
             low = [lane - step + LANES if lane & step else lane for lane in range(LANES)]
             high = [lane + LANES if lane & step else lane + step for lane in range(LANES)]
             a, b = rows[i], rows[i + step]
-            result[i] = builder.shuffle_vector(a, b, ir.Constant(_INTEGERS, low))
-            result[i + step] = builder.shuffle_vector(a, b, ir.Constant(_INTEGERS, high))
+            result[i] = builder.shuffle_vector(a, b, ir.Constant(INTEGERS, low))
+            result[i + step] = builder.shuffle_vector(a, b, ir.Constant(INTEGERS, high))
         rows = result
         step *= 2
     return rows
@@ -416,7 +307,7 @@ def load_columns(typingctx: Any, array: Any, index: Any) -> Any:
         where = args[1]
         for _ in range(LANES):
             pointer = _element(context, builder, sig.args[0], args[0], where)
-            rows.append(builder.load(builder.bitcast(pointer, _VECTOR.as_pointer()), align=4))
+            rows.append(builder.load(builder.bitcast(pointer, VECTOR.as_pointer()), align=4))
             where = builder.add(where, ir.Constant(where.type, LANES))
         return context.make_tuple(builder, sig.return_type, _transpose(builder, rows))
 
@@ -432,7 +323,7 @@ def store_columns(typingctx: Any, array: Any, index: Any, columns: Any) -> Any:
         where = args[1]
         for row in _transpose(builder, list(cgutils.unpack_tuple(builder, args[2]))):
             pointer = _element(context, builder, sig.args[0], args[0], where)
-            builder.store(row, builder.bitcast(pointer, _VECTOR.as_pointer()), align=4)
+            builder.store(row, builder.bitcast(pointer, VECTOR.as_pointer()), align=4)
             where = builder.add(where, ir.Constant(where.type, LANES))
         return context.get_dummy_value()
 
@@ -455,8 +346,8 @@ def _fold(builder: Any, a: Any, b: Any, width: int, span: int) -> Any:
             second = [lane + span for lane in first]
             high += second + [LANES + lane for lane in second]
     return builder.fadd(
-        builder.shuffle_vector(a, b, ir.Constant(_INTEGERS, low)),
-        builder.shuffle_vector(a, b, ir.Constant(_INTEGERS, high)),
+        builder.shuffle_vector(a, b, ir.Constant(INTEGERS, low)),
+        builder.shuffle_vector(a, b, ir.Constant(INTEGERS, high)),
     )
 
 
