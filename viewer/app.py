@@ -65,6 +65,7 @@ class App:
         self._cameras_visible = True
         self._origin: np.ndarray | None = None
         self._view: View = DEFAULT_VIEW
+        self._placed_for: str | None = None
         self._plot_begins: float | None = None
 
     def run(self) -> None:
@@ -134,7 +135,9 @@ class App:
             if self._view is not DEFAULT_VIEW:
                 break
         up = up_direction([pose.matrix() for pose in poses])
-        self._navigation.place(self._on_page(poses[0]), self._view, up)
+        elsewhere = self._placed_for is not None and self._placed_for != state.session
+        self._placed_for = state.session
+        self._navigation.place(self._on_page(poses[0]), self._view, up, everybody=elsewhere)
 
     def _draw_map(self, state: FeedState, drawn: FeedState | None) -> None:
         budget = self._panel.budget

@@ -14,7 +14,7 @@ from playwright.sync_api import Browser
 from viewer_browser import chromium
 from viewer_daemon import PublisherProcess, SessionVoice
 
-MAX_SPLATS = 12_000
+MAX_SPLATS = 6_000
 
 
 @dataclass(frozen=True)

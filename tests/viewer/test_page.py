@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import MAX_SPLATS, Stack
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page
 from viewer_browser import (
     HEIGHT,
     WIDTH,
@@ -18,6 +18,7 @@ from viewer_browser import (
     drawn,
     intrinsics,
     luminance,
+    new_page,
     open_at,
     pictures,
     read_canvas,
@@ -43,13 +44,12 @@ def office(capture_dir) -> list[View]:  # type: ignore[no-untyped-def]
 
 
 class Stage:
-    """A new epoch of the session, and the page that looks at it from one key frame."""
+    """A new epoch of the session, and a page that looks at it."""
 
-    def __init__(self, stack: Stack, office: Sequence[View]) -> None:
-        self.stack, self.voice, self.office = stack, stack.voice, office
+    def __init__(self, stack: Stack, page: Page) -> None:
+        self.stack, self.voice, self.page = stack, stack.voice, page
         self.map = new_map()
         self.voice.begin(self.map.snapshot)
-        self.page: Page = open_at(stack.browser, stack.address, office[0].c2w, FOV)
         self.page.get_by_text("waiting for frames").wait_for(timeout=15_000)
 
     def add(self, view: View) -> None:
@@ -89,15 +89,19 @@ class Stage:
         wanted = pictures(self.page) + count
         until(lambda: pictures(self.page) >= wanted, "new pictures", 15.0, self.pump)
 
-    def hide_cameras(self) -> None:
-        self.page.get_by_label("Show key frames").evaluate("box => box.click()")
+
+@pytest.fixture(scope="module")
+def page(stack: Stack, office: list[View]) -> Iterator[Page]:
+    """Looks through the first key frame, at the splats alone."""
+    page = open_at(stack.browser, stack.address, office[0].c2w, FOV)
+    page.get_by_label("Show key frames").evaluate("box => box.click()")
+    yield page
+    page.close()
 
 
 @pytest.fixture
-def stage(stack: Stack, office: list[View]) -> Iterator[Stage]:
-    stage = Stage(stack, office)
-    yield stage
-    stage.page.close()
+def stage(stack: Stack, page: Page) -> Stage:
+    return Stage(stack, page)
 
 
 def rendered(of: SplatMap, c2w: np.ndarray) -> np.ndarray:
@@ -114,23 +118,26 @@ def rendered(of: SplatMap, c2w: np.ndarray) -> np.ndarray:
     return np.rint(rgba * 255).astype(np.uint8)
 
 
-def test_the_page_is_up_before_the_first_frame(stack: Stack) -> None:
-    page = open_at(stack.browser, stack.address, np.eye(4), FOV)
-    expect(page.get_by_text("waiting for frames")).to_be_visible(timeout=15_000)
-    expect(page).to_have_title("splatstream")
+def test_the_page_is_up_before_the_first_frame_and_begins_at_it(
+    stack: Stack, office: list[View]
+) -> None:
+    page = new_page(stack.browser)
+    page.goto(stack.address)
+    stage = Stage(stack, page)
+    assert page.title() == "splatstream"
     assert stack.address.startswith("http://127.0.0.1:")
     assert page.get_by_text("Share").count() == 0
-    assert page.get_by_role("button", name="Pause").is_disabled()
     assert coverage(read_canvas(page)) == 0.0
+    stage.add(office[0])
+    stage.wait_until_shown()
+    assert coverage(read_canvas(page)) > 0.4, "the window does not look at the map"
     page.close()
 
 
 def test_the_page_shows_the_map_as_it_grows(stage: Stage, office: list[View]) -> None:
     covered, likeness = [], []
-    for view in office:
+    for view in office[:4]:
         stage.add(view)
-        if len(covered) == 0:
-            stage.hide_cameras()
         stage.wait_until_shown()
         shown = read_canvas(stage.page)
         covered.append(coverage(shown))
@@ -138,8 +145,8 @@ def test_the_page_shows_the_map_as_it_grows(stage: Stage, office: list[View]) ->
             correlation(luminance(shown), luminance(rendered(stage.map, office[0].c2w)))
         )
     assert min(likeness) > 0.8, likeness
-    # The measure is not blind: another camera's picture, and an older map, are told apart.
-    elsewhere = rendered(stage.map, office[-1].c2w)
+    # The measure is not blind: another camera's picture, and no picture, are told apart.
+    elsewhere = rendered(stage.map, office[3].c2w)
     assert correlation(luminance(shown), luminance(elsewhere)) < 0.5
     own = rendered(stage.map, office[0].c2w)
     apart = np.abs(luminance(shown) - luminance(own)).mean()
@@ -151,8 +158,6 @@ def test_the_page_shows_the_map_as_it_grows(stage: Stage, office: list[View]) ->
 def test_no_picture_is_blank_over_fifty_updates(stage: Stage, office: list[View]) -> None:
     for view in office[:2]:
         stage.add(view)
-    stage.hide_cameras()
-    stage.page.set_viewport_size({"width": WIDTH // 2, "height": HEIGHT // 2})
     stage.wait_until_shown()
     watch(stage.page)
     stage.wait_for_pictures(3)
@@ -187,7 +192,6 @@ def test_the_watch_sees_what_new_nodes_do(stack: Stack) -> None:
     """The control of the test above: with a node a chunk, the map vanishes at every new one."""
     server = open_page("127.0.0.1", 0)
     page = open_at(stack.browser, address(server), np.eye(4), FOV)
-    page.set_viewport_size({"width": WIDTH // 2, "height": HEIGHT // 2})
     random = np.random.default_rng(0)
     count = 1_500
 
@@ -280,20 +284,24 @@ def test_the_budget_slider_cuts_the_map(stage: Stage, office: list[View]) -> Non
     until(lambda: "shown" not in row.inner_text(), "the whole map again", 10.0, stage.pump)
 
 
-def test_a_click_on_a_key_frame_shows_its_thumbnail(stage: Stage, office: list[View]) -> None:
-    stage.add(office[0])
-    stage.wait_until_shown()
-    stage.page.close()
+def test_a_click_on_a_key_frame_shows_its_thumbnail(stack: Stack, office: list[View]) -> None:
     behind = np.array(office[0].c2w)
     behind[:3, 3] -= 0.3 * behind[:3, 2]
     # Wide enough that the panel leaves the middle free, where all edges of the frustum meet.
-    stage.page = open_at(stage.stack.browser, stage.stack.address, behind, FOV, (900, 320))
-    stage.page.locator("tr", has_text="Splats").wait_for(timeout=15_000)
-    stage.pump(1.5)
-    caption = stage.page.get_by_text("Frame 0 · camera front")
-    stage.page.mouse.move(449, 159)
-    stage.pump(0.3)
-    stage.page.mouse.click(450, 160)
-    until(lambda: caption.count() > 0, "the caption", 10.0, stage.pump)
-    stage.page.mouse.click(450, 160)
-    until(lambda: caption.count() == 0, "no caption", 10.0, stage.pump)
+    page = open_at(stack.browser, stack.address, behind, FOV, (900, 160))
+    stage = Stage(stack, page)
+    box = page.get_by_label("Show key frames")
+    shown_before = box.is_checked()
+    if not shown_before:
+        box.evaluate("box => box.click()")
+    stage.add(office[0])
+    stage.wait_until_shown()
+    caption = page.get_by_text("Frame 0 · camera front")
+    for count in (1, 0):
+        page.mouse.move(449, 79)
+        stage.pump(0.2)
+        page.mouse.click(450, 80)
+        until(lambda count=count: caption.count() == count, "the caption", 10.0, stage.pump)
+    if not shown_before:
+        box.evaluate("box => box.click()")
+    page.close()

@@ -13,8 +13,8 @@ import torch
 from gs_decoder import ChunkMeta, MapConfig, SplatMap, splats_from_depth
 from streamer.sources import open_capture
 
-WIDTH, HEIGHT = 72, 48
-MAP_BUDGET = 12_000
+WIDTH, HEIGHT = 48, 32
+MAP_BUDGET = 6_000
 
 
 @dataclass(frozen=True)
