@@ -43,7 +43,7 @@ class FusionConfig:
     confidence: float = 0.3
     hole_confidence: float = 0.5
     cell_spread: float = 0.06
-    tolerance: float = 0.004
+    tolerance: float = 0.02
 
 
 def unexplained(

@@ -209,10 +209,10 @@ def test_views_are_bounded_and_the_newest_stay():
 
 
 def test_an_exposure_gain_is_learned_by_the_view_not_the_map():
-    refiner = refiner_with_views(9, noise=0.0, rate_gain=1e-2)
+    refiner = refiner_with_views(9, noise=0.0, rate_gain=3e-2)
     dark = refiner.views[3]
     dark.image = (dark.image * 0.8).astype(np.uint8)
-    for _ in range(150):
+    for _ in range(200):
         refiner.step()
     assert np.allclose(np.exp(dark.log_gain), 0.8, atol=0.08)
     others = [view.log_gain for key, view in refiner.views.items() if key != 3]
