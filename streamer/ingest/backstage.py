@@ -113,7 +113,12 @@ class Backstage:
             return
         frames = stream.take(count)
         done = flush and not stream.waiting
-        header = Batch(frames=[_describe(f) for f in frames], counts=stream.counts, flush=done)
+        header = Batch(
+            frames=[_describe(f) for f in frames],
+            counts=stream.counts,
+            epoch=link.epoch,
+            flush=done,
+        )
         if not self._send(session, header, *[part for f in frames for part in _parts(f)]):
             stream.put_back(frames)
             return
@@ -273,7 +278,7 @@ class Backstage:
             self.pump(session)
             if now - session.last_counts_at >= COUNTS_EVERY_S:
                 session.last_counts_at = now
-                self._send(session, CountsUpdate(counts=session.stream.counts))
+                self._send(session, CountsUpdate(counts=session.stream.counts, epoch=link.epoch))
 
 
 def _describe(frame: Frame) -> BatchFrame:

@@ -122,6 +122,12 @@ class Door:
             self._count(identity, error)
             self._forget(identity)
             self._reply(identity, Error(code=error.code, reason=error.reason))
+        except Exception:
+            # A defect of ours must not take every other sender down with this one.
+            logger.exception("a message of %s was not understood", identity.hex())
+            self._forget(identity)
+            reason = "the daemon failed on this message, see its log"
+            self._reply(identity, Error(code="internal", reason=reason))
 
     def decided(self, verdict: Verdict) -> None:
         """A frame was decoded, or could not be."""
