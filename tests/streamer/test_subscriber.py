@@ -167,7 +167,9 @@ def test_f16_and_max_splats_only_when_asked(tmp_path: Path) -> None:
         feed = Feed(tmp_path)
         for number in range(3):
             feed.perform(("add", number, 20))
-        feed.say_status()
+        with Subscriber(**addresses, session=feed.name) as everything:
+            # From now on there is nothing more to hear: what comes, comes by snapshot.
+            catch_up(everything, feed)
         with Subscriber(**addresses, session=feed.name, max_splats=30) as some:
             wait_for(lambda: some.poll(0.02) is not None and some.synced, "a cut snapshot")
             assert some.mirror.count == 30
