@@ -31,10 +31,10 @@ def wait_until(condition: Callable[[], object], what: str, limit: float = LIMIT_
 
 
 def serve_command(session_dir: Path, *options: str) -> list[str]:
-    """`splatstream serve` on free ports."""
+    """`splatstream serve` on free ports, with a page unless ``--no-viewer`` says otherwise."""
     free = "tcp://127.0.0.1:*"
     command = [sys.executable, "-c", "from streamer.cli import main; main()", "serve"]
-    command += ["--ingest", free, "--updates", free, "--requests", free, "--no-viewer"]
+    command += ["--ingest", free, "--updates", free, "--requests", free]
     return [*command, "--session-dir", str(session_dir), *options]
 
 
@@ -67,7 +67,9 @@ class Daemon:
         assert self.process.stdout is not None
         self.ready_line = self.process.stdout.readline()
         assert self.ready_line.startswith("ready "), self.log_text()
-        self.addresses = dict(re.findall(r"(ingest|updates|requests) (\S+)", self.ready_line))
+        self.addresses = dict(
+            re.findall(r"(ingest|updates|requests|viewer) (\S+)", self.ready_line)
+        )
 
     def log_text(self) -> str:
         return (self.folder / "log").read_text()

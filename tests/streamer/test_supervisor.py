@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,18 +39,31 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def daemon() -> Iterator[Daemon]:
-    with running_daemon("--max-sessions", "1") as daemon:
+    with running_daemon("--max-sessions", "1", "--viewer-port", "0") as daemon:
         yield daemon
 
 
 def test_the_ready_line_names_what_works(daemon: Daemon) -> None:
-    assert set(daemon.addresses) == {"ingest", "updates", "requests"}
-    assert all(not address.endswith("*") for address in daemon.addresses.values())
-    assert "viewer off" in daemon.ready_line
+    assert set(daemon.addresses) == {"ingest", "updates", "requests", "viewer"}
+    assert all(not address.endswith(("*", ":0")) for address in daemon.addresses.values())
+    assert page_is_up(daemon)
     with Requests(daemon.addresses["requests"]) as requests:
         assert requests.sessions() == []
     (run_dir,) = daemon.run_dirs()
     assert run_dir.stat().st_mode & 0o777 == 0o700
+
+
+def page_is_up(daemon: Daemon) -> bool:
+    try:
+        with urllib.request.urlopen(daemon.addresses["viewer"], timeout=5) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+def test_a_killed_page_comes_back_where_it_was(daemon: Daemon) -> None:
+    daemon.kill("viewer")
+    wait_until(lambda: page_is_up(daemon), "the page to be back")
 
 
 def test_whoever_is_killed_comes_back_and_catches_up(daemon: Daemon) -> None:
@@ -115,7 +129,7 @@ def session_pid(daemon: Daemon) -> int:
 
 def test_sigterm_ends_all_and_leaves_nothing(daemon: Daemon) -> None:
     pids = [pid for some in daemon.children().values() for pid in some]
-    assert len(pids) == 3
+    assert len(pids) == 4
     daemon.process.send_signal(signal.SIGTERM)
     assert daemon.process.wait(10) == 0
     assert not any(alive(pid) for pid in pids)
@@ -160,7 +174,7 @@ def test_a_child_that_dies_is_seen_with_its_last_words() -> None:
 
 def run_serve(tmp_path: Path, *options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        serve_command(tmp_path / "sessions", *options),
+        serve_command(tmp_path / "sessions", "--no-viewer", *options),
         capture_output=True,
         text=True,
         timeout=60,
