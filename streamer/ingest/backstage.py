@@ -82,9 +82,11 @@ class Backstage:
         self.pump(session)
 
     def _hand_out_verdicts(self, session: Session) -> None:
-        for message in session.stream.settle():
-            self._tell_sender(session, message)
+        messages = session.stream.settle()
+        # Noted before it is said: what was acknowledged must not be asked for again by a successor.
         session.save_counts()
+        for message in messages:
+            self._tell_sender(session, message)
 
     def _ask_for_process(self, session: Session) -> None:
         session.link.process = Process.ASKED

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ingest_harness import FakeSession, running_ingest
-from raw_client import CAMERA, EYE
+from raw_client import CAMERA, EYE, jpeg
 
 from streamer.protocol.internal import CountsUpdate
 from streamer.protocol.links import SessionLost
@@ -111,4 +111,29 @@ def test_a_reset_forgets_frames_and_tells_the_sender(tmp_path: Path) -> None:
             session.frames.clear()
             assert session.take_until(0) == [0]
             assert session.batches[-1].counts.frames_in == 1
+        session.close()
+
+
+def test_the_door_stays_open_while_pictures_are_decoded(tmp_path: Path) -> None:
+    side = 4000
+    camera = {**CAMERA, "width": side, "height": side}
+    with (
+        running_ingest(tmp_path, decode_threads=1, max_waiting_bytes=1 << 40) as ingest,
+        ingest.client() as busy,
+        ingest.client() as other,
+    ):
+        busy.greet(cameras={"front": camera})
+        other.greet(session="other")
+        part = jpeg(0, side, side)
+        for seq in range(16):
+            busy.send_frame(seq, part, width=side, height=side)
+        session = ingest.start_session()
+        other.send("PING", {"t": 1})
+        assert other.receive() == ("PONG", {"t": 1})
+        # One thread decodes 48 MB sixteen times: the answer overtook it.
+        settled = -1
+        while not busy.silent(0.0):
+            settled = busy.receive("ACK")[1]["seq"]
+        assert settled < 15
+        busy.acked(15)
         session.close()

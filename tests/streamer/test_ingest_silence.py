@@ -17,7 +17,7 @@ from streamer.ingest.service import IngestService
 @pytest.fixture
 def address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """An ingest in this process, with little patience."""
-    monkeypatch.setattr(door, "SILENCE_S", 0.4)
+    monkeypatch.setattr(door, "SILENCE_S", 2.0)
     service = IngestService(tmp_path, ServeConfig(ingest="tcp://127.0.0.1:*"))
     thread = threading.Thread(target=service.run)
     thread.start()
@@ -31,13 +31,13 @@ def test_a_silent_sender_may_be_replaced_and_is_not_cut_off_before(address: str)
     with RawClient(address) as first, RawClient(address) as second:
         first.greet(client="first")
         assert second.refused(client="second")["code"] == "busy"
-        assert first.silent(0.6)
+        assert first.silent(2.3)
         # Silence alone takes nothing from it ...
         first.send("PING", {"t": 1})
         assert first.receive() == ("PONG", {"t": 1})
         assert second.refused(client="second")["code"] == "busy"
         # ... but another one may come now.
-        assert first.silent(0.6)
+        assert first.silent(2.3)
         second.greet(client="second")
         first.send("PING", {"t": 2})
         assert first.receive()[1]["code"] == "no_hello"
