@@ -38,6 +38,7 @@ TERM_S = 4.0
 START_S = 600.0
 """A first start compiles kernels; after so long the daemon says that it does not come up."""
 MAX_START_DEATHS = 3
+PROBE_S = 0.5
 
 
 class StartFailed(ValueError):
@@ -57,6 +58,7 @@ class Supervisor:
         self._reporter = reporter
         self._stopping = 0
         self._announced = False
+        self._probe_at = 0.0
 
     def run(self) -> int:
         """Serve until SIGINT, SIGTERM or SIGHUP; returns the exit status.
@@ -237,8 +239,11 @@ class Supervisor:
         if self._viewer is None:
             return None
         host = "127.0.0.1" if config.host in ("0.0.0.0", "") else config.host
-        if self._viewer.process is not None and _serves(host, config.port):
-            return f"viewer http://{host}:{config.port}"
+        now = time.monotonic()
+        if self._viewer.process is not None and now >= self._probe_at:
+            self._probe_at = now + PROBE_S
+            if _serves(host, config.port):
+                return f"viewer http://{host}:{config.port}"
         return "viewer (does not start)" if self._viewer.deaths >= MAX_START_DEATHS else None
 
     @contextmanager

@@ -155,6 +155,7 @@ def test_without_a_name_the_first_session_is_followed(tmp_path: Path) -> None:
     with running_publisher(tmp_path) as addresses, Subscriber(**addresses) as subscriber:
         assert subscriber.poll(0.05) == []
         assert subscriber.session is None
+        wait_for(lambda: (subscriber.poll(0.05), subscriber.connected)[1], "a heartbeat")
         feed = Feed(tmp_path, "attic")
         feed.perform(("add", 1, 10))
         catch_up(subscriber, feed)
