@@ -8,13 +8,12 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
 
 import msgspec
 import zmq
 
 from streamer.addresses import AddressError, connect
-from streamer.client.errors import RefusedError, Rejection, refusal
+from streamer.client.errors import RefusedError, refusal
 from streamer.client.window import Window
 from streamer.protocol import Header, Message, ProtocolError, decode, encode
 from streamer.protocol.messages import (
@@ -55,7 +54,7 @@ class SenderConnection:
     """Keeps `window` moving. Every public attribute is guarded by `changed`.
 
     Args:
-        on_rejection: called in the thread, without the lock, for every frame that was rejected.
+        patience_s: how long the daemon may have no room for the session before that is an error.
     """
 
     def __init__(
@@ -63,7 +62,7 @@ class SenderConnection:
         address: str,
         hello: Hello,
         window: Window,
-        on_rejection: Callable[[Rejection], None] | None = None,
+        patience_s: float,
     ) -> None:
         self.changed = threading.Condition()
         self.window = window
@@ -74,7 +73,8 @@ class SenderConnection:
         self.connects = 0
         self._address = address
         self._hello = hello
-        self._on_rejection = on_rejection
+        self._patience_s = patience_s
+        self._busy_since: float | None = None
         self._flush = False
         self._closing = False
         self._attempt = 0
@@ -218,6 +218,7 @@ class SenderConnection:
     def _understand(self, message: Message) -> None:
         if message.kind == Ack.KIND:
             ack = message.read(Ack)
+            self._busy_since = None
             with self.changed:
                 self.window.ack(ack.seq, ack.credit, ack.dropped)
                 self.changed.notify_all()
@@ -233,11 +234,14 @@ class SenderConnection:
             logger.warning("the daemon sent a %r, which no client expects", message.kind)
 
     def _on_reject(self, reject: Reject) -> None:
+        now = time.monotonic()
         with self.changed:
-            rejection = self.window.reject(reject.seq, reject.code, reject.reason, time.monotonic())
+            self.window.reject(reject.seq, reject.code, reject.reason, now)
             self.changed.notify_all()
-        if rejection is not None and self._on_rejection is not None:
-            self._on_rejection(rejection)
+        if reject.code == "busy":
+            self._busy_since = self._busy_since or now
+            if now - self._busy_since > self._patience_s:
+                self._fail(refusal(reject.code, reject.reason))
 
     def _on_welcome(self, welcome: Welcome) -> None:
         with self.changed:

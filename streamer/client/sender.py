@@ -50,7 +50,8 @@ class Client:
         encoding, quality: of images given as arrays.
         strict: `send` and `wait` raise `FrameRejectedError` once a frame was rejected.
         connect_timeout_s: how long the constructor waits for a daemon.
-        lost_after_s: how long the daemon may be away before `send` and `wait` raise.
+        lost_after_s: how long the daemon may be away, or have no room for the session, before
+            `send` and `wait` raise.
 
     Raises:
         AddressError: the address is none.
@@ -94,7 +95,7 @@ class Client:
             clock=clock,
             resume=resume,
         )
-        self._connection = SenderConnection(address, hello, self._window)
+        self._connection = SenderConnection(address, hello, self._window, lost_after_s)
         self._connection.start()
         self._closed = False
         try:
@@ -155,6 +156,7 @@ class Client:
         Raises:
             ArgumentError: an argument that cannot be sent.
             ConnectionLostError: the daemon has been away too long.
+            SessionBusyError: it has had no room for the session for too long.
             TimeoutError: no credit within `timeout_s`.
             FrameRejectedError: an earlier frame was rejected and the client is strict.
         """

@@ -284,6 +284,19 @@ def test_a_daemon_away_too_long_is_an_error(tmp_path: Path) -> None:
         session.close()
 
 
+def test_a_daemon_without_room_is_an_error_after_a_while(tmp_path: Path) -> None:
+    with running_ingest(tmp_path) as ingest:
+        client = connect(ingest, "kitchen", lost_after_s=0.5)
+        client.send(picture(0), np.eye(4))
+        ingest.refuse_session()
+        assert client.unsettled == 1
+        ingest.refuse_session()
+        with pytest.raises(SessionBusyError, match="4 sessions"):
+            client.wait(WAIT_S)
+        with pytest.raises(SessionBusyError):
+            client.close()
+
+
 def test_poses_are_corrected_and_answered(ingest: IngestHarness) -> None:
     with connect(ingest, "poses") as client:
         client.send(picture(0), np.eye(4))
