@@ -88,11 +88,13 @@ class BatchFrame(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Batch(Header, frozen=True, kw_only=True):
-    """Frames for a session; with `flush` it processes what it has, however little."""
+    """Frames for a session; with `flush` it processes what it has, however little. `epoch` is the
+    session's as the ingest knows it: after a RESET a batch of the epoch before is void."""
 
     KIND: ClassVar[bytes] = b"BATCH"
     frames: list[BatchFrame]
     counts: Counts
+    epoch: UInt
     flush: bool = False
 
 
@@ -101,6 +103,7 @@ class CountsUpdate(Header, frozen=True, kw_only=True):
 
     KIND: ClassVar[bytes] = b"COUNTS"
     counts: Counts
+    epoch: UInt
 
 
 class PosesForward(Header, frozen=True, kw_only=True):

@@ -30,10 +30,34 @@ class TrackedPose:
     received: Float64
 
 
+@dataclass(slots=True)
+class _Pending:
+    """A correction as frames still to come must follow it: those up to `upto` go with the last
+    corrected frame before them, `new @ old^-1`; the ones in `named` have corrected poses."""
+
+    upto: int
+    old: Float64
+    new: Float64
+    named: dict[int, Float64]
+
+    def follow(self, seq: int, pose: Float64) -> Float64:
+        if seq > self.upto:
+            return pose
+        if seq in self.named:
+            self.old, self.new = pose, self.named[seq]
+            return self.new
+        return self.new @ np.linalg.inv(self.old) @ pose
+
+
+def scale_of(similarity: Float64) -> float:
+    """The uniform scale of a (4, 4) similarity."""
+    return float(np.cbrt(np.linalg.det(similarity[:3, :3])))
+
+
 def rigid(similarity: Float64) -> Float64:
     """The camera pose of a similarity: the same centre and axes, without its scale."""
     pose = similarity.copy()
-    pose[:3, :3] /= np.cbrt(np.linalg.det(similarity[:3, :3]))
+    pose[:3, :3] /= scale_of(similarity)
     return pose
 
 
@@ -79,7 +103,7 @@ class Trajectory:
         self._frames: dict[int, TrackedPose] = {}
         self._seqs: list[int] = []
         self._seq_of_stamp: dict[int, int] = {}
-        self._pending: list[tuple[int, Float64, Float64]] = []
+        self._pending: list[_Pending] = []
 
     def __contains__(self, seq: int) -> bool:
         return seq in self._frames
@@ -91,6 +115,10 @@ class Trajectory:
         """The frame's current similarity, (4, 4) float64."""
         return self._frames[seq].pose
 
+    def poses(self) -> dict[int, Float64]:
+        """Every frame's current similarity by seq."""
+        return {seq: frame.pose for seq, frame in self._frames.items()}
+
     def add(self, seq: int, stamp_ns: int, c2w: Float64) -> Float64:
         """Take a new frame; returns its pose in the corrected world.
 
@@ -98,10 +126,9 @@ class Trajectory:
         reference: it follows the last corrected frame, as the ones before it did.
         """
         pose = c2w
-        for upto, old, new in self._pending:
-            if seq <= upto:
-                pose = new @ np.linalg.inv(old) @ pose
-        self._pending = [entry for entry in self._pending if seq < entry[0]]
+        for correction in self._pending:
+            pose = correction.follow(seq, pose)
+        self._pending = [correction for correction in self._pending if seq < correction.upto]
         self._frames[seq] = TrackedPose(seq, stamp_ns, pose, c2w)
         self._seqs.append(seq)
         self._seq_of_stamp[stamp_ns] = seq
@@ -115,18 +142,29 @@ class Trajectory:
         """The highest seq whose stamp is not after this; -1 if there is none."""
         return max((f.seq for f in self._frames.values() if f.stamp_ns <= stamp_ns), default=-1)
 
-    def correct(self, poses: Mapping[int, Float64], upto: int) -> dict[int, Float64]:
-        """Apply corrected poses of known frames.
+    def correct(
+        self,
+        poses: Mapping[int, Float64],
+        upto: int,
+        coming: Mapping[int, Float64] | None = None,
+    ) -> dict[int, Float64]:
+        """Apply corrected poses.
 
         Args:
-            poses: seq → new (4, 4) camera-to-world, a uniform scale allowed.
+            poses: of known frames: seq → new (4, 4) camera-to-world, a uniform scale allowed.
             upto: the last seq that came in the old frame of reference.
+            coming: the same of frames that are still to be added; the ones between the last of
+                `poses` and the first of these follow the former.
 
         Returns:
             seq → new similarity of every frame that moved.
         """
         anchors = sorted(poses)
+        named = {seq: np.array(pose) for seq, pose in (coming or {}).items()}
+        upto = max([upto, *named])
         if not anchors:
+            if named:
+                self._pending.append(_Pending(upto, np.eye(4), np.eye(4), named))
             return {}
         first, last = anchors[0], anchors[-1]
         old = {seq: self._frames[seq].pose for seq in anchors}
@@ -146,7 +184,7 @@ class Trajectory:
                 follow = blend(follow, other, self._share(before, seq, after))
             moved[seq] = np.array(follow)
         if not self._seqs or upto > self._seqs[-1]:
-            self._pending.append((upto, old[last], np.array(poses[last])))
+            self._pending.append(_Pending(upto, old[last], np.array(poses[last]), named))
         for seq, pose in moved.items():
             self._frames[seq].pose = pose
         return moved

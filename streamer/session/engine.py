@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import cv2
@@ -22,7 +22,7 @@ from gs_decoder.fusion import FusionConfig, fuse_view
 from gs_decoder.refine import RefineConfig, Refiner, RefineView
 from gs_decoder.refine.renderers import NumbaViewRenderer, TorchViewRenderer, ViewRenderer
 from streamer.frames import Frame
-from streamer.session.corrections import Trajectory, rigid
+from streamer.session.corrections import Trajectory, rigid, scale_of
 from streamer.session.keyframes import KeyframeConfig, KeyframeSelector
 from streamer.session.outbox import Keyframe, Outbox, SessionStatus
 from ttt_core import Prediction, StreamingModel, ViewBatch, default_model
@@ -31,6 +31,9 @@ Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 
 _THUMBNAIL = 160
+_SAME_SCALE = 1e-6
+_FAR = 4096.0
+"""Metres from the origin beyond which float32 coordinates are coarser than half a millimetre."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,6 +146,7 @@ class Engine:
             assert frame.c2w is not None, "frames without a pose are refused at the door"
             pose = self.trajectory.add(frame.seq, frame.stamp_ns, frame.c2w)
             poses[frame.seq] = rigid(pose)
+        frames = [self._in_map_units(frame) for frame in frames]
         chosen = self._choose_keyframes(frames, poses)
         if chosen:
             self._predict_and_fuse(chosen, poses)
@@ -155,6 +159,13 @@ class Engine:
         now = time.monotonic_ns()
         self._batch_ms = (now - started) / 1e6
         self._latencies.extend((now - frame.received_ns) / 1e6 for frame in frames)
+
+    def _in_map_units(self, frame: Frame) -> Frame:
+        """The frame with its sensor depth scaled as a correction scaled the world around it."""
+        scale = scale_of(self.trajectory.pose(frame.seq))
+        if frame.depth is None or abs(scale - 1.0) < _SAME_SCALE:
+            return frame
+        return replace(frame, depth=frame.depth * np.float32(scale))
 
     def _begin(self, frames: Sequence[Frame]) -> None:
         """What the first frames of a stream decide: the map's origin and its background."""
@@ -295,10 +306,13 @@ class Engine:
         worth = parameters.opacities[: parameters.count] * np.square(
             parameters.scales[: parameters.count].max(axis=1)
         )
-        # A margin, so that this does not happen again for every key frame.
-        surplus += int(self.map.config.reserve * self.config.map_budget)
-        worth[~old] = np.inf
-        self.refiner.remove(np.argsort(worth)[: min(surplus, int(old.sum()))])
+        # A margin, so that this does not happen again for every key frame; the newest views give
+        # only what nobody else can.
+        wanted = surplus + int(self.map.config.reserve * self.config.map_budget)
+        order = np.lexsort((worth, ~old))
+        self.refiner.remove(order[: max(surplus, min(wanted, int(old.sum())))])
+        # The map must have the room too, or it would make its own, from other splats.
+        self._collect()
 
     # Refinement and publication --------------------------------------------------------------
 
@@ -340,7 +354,13 @@ class Engine:
     # Corrections -----------------------------------------------------------------------------
 
     def apply_poses(
-        self, revision: int, entries: Mapping[int, Float64], *, by: str, upto: int | None
+        self,
+        revision: int,
+        entries: Mapping[int, Float64],
+        *,
+        by: str,
+        upto: int | None,
+        coming: Mapping[int, int] | None = None,
     ) -> PosesOutcome:
         """Late pose corrections: chunks move as wholes, nothing is decoded anew.
 
@@ -349,6 +369,8 @@ class Engine:
             entries: seq or stamp → (4, 4) camera to world, OpenCV axes; uniform scale allowed.
             by: "seq" or "stamp".
             upto: the last seq that came in the old frame of reference (already resolved).
+            coming: key → seq of named frames that were received and are not processed yet: they
+                take their corrected poses when they are.
 
         Raises:
             StaleRevision: nothing was changed.
@@ -363,12 +385,17 @@ class Engine:
             if by == "stamp"
             else {seq: seq for seq in entries if seq in self.trajectory}
         )
-        unknown = [name for name in entries if name not in seqs]
+        later = {name: seq for name, seq in (coming or {}).items() if name not in seqs}
+        unknown = [name for name in entries if name not in seqs and name not in later]
         poses = {seq: np.asarray(entries[name], np.float64) for name, seq in seqs.items()}
         self.trajectory.revision = revision
         newest = len(self.trajectory) and max(self.refiner.views, default=0)
-        before = {seq: self.trajectory.pose(seq) for seq in self._chunk_of_seq}
-        moved = self.trajectory.correct(poses, newest if upto is None else upto)
+        before = self.trajectory.poses()
+        moved = self.trajectory.correct(
+            poses,
+            newest if upto is None else upto,
+            {seq: np.asarray(entries[name], np.float64) for name, seq in later.items()},
+        )
         self._move(moved, before)
         chunks = [seq for seq in moved if seq in self._chunk_of_seq]
         if chunks:
@@ -384,11 +411,16 @@ class Engine:
         }
         chunks = self.map.chunks
         self.map.move({c: motion @ chunks[c].T_world_chunk for c, motion in motions.items()})
-        self.refiner.move_chunks(motions)
         cameras = {seq: rigid(pose) for seq, pose in moved.items()}
+        self._move_splats(motions, cameras)
         for seq, camera in cameras.items():
-            if seq in self.refiner.views:
-                self.refiner.views[seq].c2w = camera
+            view = self.refiner.views.get(seq)
+            if view is None:
+                continue
+            view.c2w = camera
+            scale = scale_of(moved[seq]) / scale_of(before[seq])
+            if view.depth is not None and abs(scale - 1.0) >= _SAME_SCALE:
+                view.depth = view.depth * np.float32(scale)
         self.selector.move(cameras)
         key_cameras = {seq: camera for seq, camera in cameras.items() if seq in self.keyframes}
         self.model_state = self.model_state.rebase(key_cameras)
@@ -396,6 +428,23 @@ class Engine:
             self.keyframes[seq] = self.keyframes[seq].moved(camera)
         if key_cameras:
             self.outbox.keyframes_moved(key_cameras)
+
+    def _move_splats(self, motions: Mapping[int, Float64], cameras: Mapping[int, Float64]) -> None:
+        """Move the splats under refinement, their origin too where the map went far from it."""
+        origin = self.refiner.origin
+        if cameras:
+            newest = cameras[max(cameras)][:3, 3]
+            if np.abs(newest - origin).max() > _FAR:
+                origin = np.round(newest)
+        enter, leave = np.eye(4), np.eye(4)
+        enter[:3, 3], leave[:3, 3] = -origin, self.refiner.origin
+        # One motion from origin to origin: between them float32 would lose the splats' digits.
+        stays = np.eye(4)
+        chunks = self.map.chunks if origin is not self.refiner.origin else motions
+        self.refiner.parameters.transform(
+            {chunk: enter @ motions.get(chunk, stays) @ leave for chunk in chunks}
+        )
+        self.refiner.origin = origin
 
     # The rest --------------------------------------------------------------------------------
 

@@ -11,9 +11,11 @@ from __future__ import annotations
 import logging
 import signal
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import torch
 import zmq
@@ -176,6 +178,7 @@ class SessionProcess:
         engine.outbox = self._outbox
         self._counts = Counts()
         self._next_seq = 0
+        self._waiting: deque[list[Frame]] = deque()
         self._told_at = self._status_at = self._batch_at = 0.0
         self._stopping = False
 
@@ -216,7 +219,9 @@ class SessionProcess:
             case Batch.KIND:
                 self._take_batch(message)
             case CountsUpdate.KIND:
-                self._counts = message.read(CountsUpdate).counts
+                update = message.read(CountsUpdate)
+                if update.epoch == self._outbox.epoch:
+                    self._counts = update.counts
             case PosesForward.KIND:
                 self._take_poses(message.read(PosesForward))
             case Control.KIND:
@@ -228,12 +233,22 @@ class SessionProcess:
 
     def _take_batch(self, message: Message) -> None:
         batch = message.read(Batch)
+        if batch.epoch != self._outbox.epoch:
+            log.info("%d frames of before the reset are passed over", len(batch.frames))
+            return
         self._counts = batch.counts
         frames = unpack_frames(batch.frames, message.parts)
         if frames:
             self._next_seq = frames[-1].seq + 1
-            self._tell(force=True, want=0)
-            self.engine.process(frames)
+            self._waiting.append(frames)
+            self._tell(force=True)
+        self._work()
+
+    def _work(self) -> None:
+        """Process what was taken; a batch that was on its way when PAUSE came waits for RESUME."""
+        while self._waiting and not self.engine.paused:
+            self.engine.process(self._waiting[0])
+            self._waiting.popleft()
             self._batch_at = time.monotonic()
         self._tell(force=True)
         self._publish_status()
@@ -242,7 +257,11 @@ class SessionProcess:
         entries = {name: np.reshape(pose, (4, 4)) for name, pose in poses.entries}
         try:
             outcome = self.engine.apply_poses(
-                poses.revision, entries, by=poses.by, upto=self._last_old_seq(poses)
+                poses.revision,
+                entries,
+                by=poses.by,
+                upto=self._last_old_seq(poses),
+                coming=self._coming(poses),
             )
             done = PosesDone(
                 revision=poses.revision,
@@ -263,8 +282,21 @@ class SessionProcess:
         if poses.by == "seq":
             return poses.upto
         upto = self.engine.trajectory.last_seq_until(poses.upto)
-        waiting = [seq for seq, stamp in poses.waiting if stamp <= poses.upto]
+        waiting = [seq for stamp, seq in self._stamps_waiting(poses) if stamp <= poses.upto]
         return max([upto, *waiting])
+
+    def _coming(self, poses: PosesForward) -> dict[int, int]:
+        """key → seq of the corrected frames that were received and are not processed yet."""
+        if poses.by == "stamp":
+            named = {key for key, _ in poses.entries}
+            return {stamp: seq for stamp, seq in self._stamps_waiting(poses) if stamp in named}
+        first = self._waiting[0][0].seq if self._waiting else self._next_seq
+        return {seq: seq for seq, _ in poses.entries if first <= seq <= poses.received_upto}
+
+    def _stamps_waiting(self, poses: PosesForward) -> list[tuple[int, int]]:
+        """(stamp, seq) of the frames that wait, here and in the ingest."""
+        here = [(frame.stamp_ns, frame.seq) for frames in self._waiting for frame in frames]
+        return here + [(stamp, seq) for seq, stamp in poses.waiting]
 
     def _control(self, control: Control) -> None:
         done = ControlDone(id=control.id, ok=True)
@@ -282,32 +314,33 @@ class SessionProcess:
                     self.engine.paused = True
                 case "resume":
                     self.engine.paused = False
-                    self.engine.publish()
                 case "reset":
                     self._reset()
         except SessionFolderError as error:
             done = ControlDone(id=control.id, ok=False, code="internal", reason=str(error))
         self._outbox.send(encode(done))
-        self._tell(force=True)
-        self._publish_status()
+        if control.op == "resume":
+            self.engine.publish()
+        self._work()
 
     def _reset(self) -> None:
         epoch = begin_epoch(self.folder)
         self.engine.reset()
         self._next_seq = 0
         self._counts = Counts()
+        self._waiting.clear()
         self._outbox.begin(epoch)
         self._ingest.send_multipart(encode(ResetDone(session=self.session, epoch=epoch)))
 
     # Messages out ----------------------------------------------------------------------------
 
-    def _tell(self, *, force: bool = False, want: int | None = None) -> None:
+    def _tell(self, *, force: bool = False) -> None:
         """STATE to the ingest, HELLO and status to the publisher, as often as they are due."""
         now = time.monotonic()
         if force or now - self._told_at >= _TELL_EVERY_S:
             self._told_at = now
-            if want is None:
-                want = 0 if self.engine.paused else self.engine.config.batch
+            idle = not (self.engine.paused or self._waiting)
+            want = self.engine.config.batch if idle else 0
             state = State(
                 session=self.session,
                 epoch=self._outbox.epoch,
@@ -323,7 +356,9 @@ class SessionProcess:
 
     def _publish_status(self) -> None:
         self._status_at = time.monotonic()
-        self._outbox.status(self.engine.status(), self._counts, self._state())
+        unfinished = sum(len(frames) for frames in self._waiting)
+        counts = msgspec.structs.replace(self._counts, waiting=self._counts.waiting + unfinished)
+        self._outbox.status(self.engine.status(), counts, self._state())
 
     def _state(self) -> str:
         if self.engine.paused:

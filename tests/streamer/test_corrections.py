@@ -73,6 +73,32 @@ def test_upto_bounds_what_follows_and_reaches_frames_still_to_come():
     assert np.array_equal(trajectory.add(6, 6000, late), late)
 
 
+def test_a_frame_still_to_come_takes_the_pose_that_was_named_for_it():
+    rng = np.random.default_rng(5)
+    trajectory, poses = walk(rng, 3)
+    motion, named, second = random_pose(rng), random_pose(rng, 1.3), random_pose(rng)
+    trajectory.correct({1: motion @ poses[1]}, upto=4, coming={4: named, 6: second @ named})
+    late = [random_pose(rng) for _ in range(5)]
+    assert np.allclose(trajectory.add(3, 3000, late[0]), motion @ late[0])
+    assert np.array_equal(trajectory.add(4, 4000, late[1]), named)
+    follows = named @ np.linalg.inv(late[1])
+    assert np.allclose(trajectory.add(5, 5000, late[2]), follows @ late[2])
+    # What is corrected once more meanwhile is corrected on top.
+    trajectory.correct({5: second @ trajectory.pose(5)}, upto=7)
+    assert np.allclose(trajectory.add(6, 6000, late[3]), second @ second @ named)
+    assert np.allclose(trajectory.add(7, 7000, late[4]), second @ late[4])
+
+
+def test_frames_to_come_are_corrected_although_none_is_known():
+    rng = np.random.default_rng(6)
+    trajectory, named = Trajectory(), random_pose(rng)
+    assert trajectory.correct({}, upto=-1, coming={1: named}) == {}
+    first, second = random_pose(rng), random_pose(rng)
+    assert np.allclose(trajectory.add(0, 0, first), first)
+    assert np.array_equal(trajectory.add(1, 1, second), named)
+    assert np.array_equal(trajectory.add(2, 2, first), first)
+
+
 def test_a_second_correction_starts_from_the_first_ones_outcome():
     rng = np.random.default_rng(3)
     trajectory, poses = walk(rng, 5)

@@ -151,9 +151,10 @@ HEADERS: dict[type[Header], st.SearchStrategy[Any]] = {
         internal.Batch,
         frames=st.lists(BATCH_FRAME, max_size=3),
         counts=COUNTS,
+        epoch=UINT,
         flush=st.booleans(),
     ),
-    internal.CountsUpdate: st.builds(internal.CountsUpdate, counts=COUNTS),
+    internal.CountsUpdate: st.builds(internal.CountsUpdate, counts=COUNTS, epoch=UINT),
     internal.PosesForward: st.builds(
         internal.PosesForward,
         revision=UINT,

@@ -1,0 +1,146 @@
+"""A real daemon, streams of the demo capture into it, and a look at its processes and traces."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from gs_decoder import MapMirror
+from streamer import Client, Requests, Subscriber
+from streamer.config import IngestConfig, ServeConfig, SessionConfig, ViewerConfig
+from streamer.daemon_process import DaemonProcess
+from streamer.demo import CAPTURE
+from streamer.requests import DaemonSilent, RequestRefused
+from streamer.sources import CaptureFrame, open_capture
+
+LIMIT_S = 120.0
+OFFICE = open_capture(CAPTURE)
+Frames = Sequence[CaptureFrame]
+
+
+def wait_until(condition: Callable[[], object], what: str, limit: float = LIMIT_S) -> None:
+    """Until `condition()`, or fail."""
+    until = time.monotonic() + limit
+    while not condition():
+        assert time.monotonic() < until, f"waited {limit} s for {what}"
+        time.sleep(0.02)
+
+
+@contextmanager
+def daemon(
+    folder: Path,
+    *,
+    refine: bool = False,
+    batch_timeout_s: float = 0.5,
+    viewer_port: int | None = None,
+) -> Iterator[DaemonProcess]:
+    """`splatstream serve` on free ports, ready when entered; its state lies in `folder`."""
+    config = ServeConfig(
+        ingest="tcp://127.0.0.1:*",
+        updates="tcp://127.0.0.1:*",
+        requests="tcp://127.0.0.1:*",
+        session_dir=folder,
+        ingest_queue=IngestConfig(batch_timeout_s=batch_timeout_s),
+        session=SessionConfig(long_side=96, refine=refine),
+        viewer=ViewerConfig(enabled=viewer_port is not None, port=viewer_port or 0),
+    )
+    with DaemonProcess(config) as process:
+        yield process
+
+
+def client(daemon: DaemonProcess, session: str, **options: object) -> Client:
+    """A sender of the demo capture."""
+    return Client(
+        daemon.addresses["ingest"],
+        session=session,
+        cameras=OFFICE.cameras,
+        convention=OFFICE.convention,
+        clock="capture",
+        **options,
+    )
+
+
+def send(sender: Client, frames: Frames) -> None:
+    """The files' own bytes, as `push` sends them."""
+    for frame in frames:
+        sender.send(
+            frame.image_path.read_bytes(),
+            frame.c2w,
+            camera=frame.camera,
+            stamp_ns=frame.stamp_ns,
+            params=frame.params,
+            timeout_s=LIMIT_S,
+        )
+
+
+def subscriber(daemon: DaemonProcess, session: str) -> Subscriber:
+    """A mirror of one session."""
+    return Subscriber(daemon.addresses["updates"], daemon.addresses["requests"], session)
+
+
+def requests(daemon: DaemonProcess) -> Requests:
+    """Questions to the daemon."""
+    return Requests(daemon.addresses["requests"], timeout=5)
+
+
+def frames_done(asking: Requests, session: str) -> int:
+    """0 also while nobody knows the session, or the publisher is away."""
+    with suppress(RequestRefused, DaemonSilent):
+        return asking.status(session).frames_done
+    return 0
+
+
+def in_step(reader: Subscriber, asking: Requests, session: str) -> bool:
+    """Whether the mirror stands where the daemon says that it stands."""
+    reader.poll(0.05)
+    with suppress(RequestRefused, DaemonSilent):
+        manifest = asking.manifest(session)
+        place = (reader.epoch, reader.seq, reader.synced)
+        return place == (manifest.epoch, manifest.seq, True)
+    return False
+
+
+def whole_map(asking: Requests, session: str) -> MapMirror:
+    """A fresh copy of the map from a snapshot."""
+    mirror = MapMirror()
+    for update in asking.snapshot(session).updates:
+        mirror.apply(update)
+    return mirror
+
+
+def children(supervisor: int) -> dict[str, list[int]]:
+    """Pids of the daemon's processes by module name; zombies do not count."""
+    found: dict[str, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            arguments = (entry / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if int(fields[1]) != supervisor or fields[0] in "ZX" or b"streamer.child" not in arguments:
+            continue
+        module = arguments[arguments.index(b"streamer.child") + 1].decode()
+        found.setdefault(module.removeprefix("streamer."), []).append(int(entry.name))
+    return found
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that only waits to be collected does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def shared_memory(pids: Sequence[int]) -> set[Path]:
+    """Files under /dev/shm that these processes have mapped."""
+    found = set()
+    for pid in pids:
+        with suppress(OSError):
+            found |= set(re.findall(r"/dev/shm/\S+", Path(f"/proc/{pid}/maps").read_text()))
+    return {Path(name) for name in found}
