@@ -391,11 +391,15 @@ class Engine:
         self.trajectory.revision = revision
         newest = len(self.trajectory) and max(self.refiner.views, default=0)
         before = self.trajectory.poses()
-        moved = self.trajectory.correct(
+        corrected = self.trajectory.correct(
             poses,
             newest if upto is None else upto,
             {seq: np.asarray(entries[name], np.float64) for name, seq in later.items()},
         )
+        # A confirmed pose is no motion; to compute one would only add rounding.
+        moved = {
+            seq: pose for seq, pose in corrected.items() if not np.array_equal(pose, before[seq])
+        }
         self._move(moved, before)
         chunks = [seq for seq in moved if seq in self._chunk_of_seq]
         if chunks:
