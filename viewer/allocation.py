@@ -14,8 +14,8 @@ from dataclasses import dataclass
 BLOCK_ROWS = 32
 # A remainder gets a node of its own from this fill on, and keeps it down to the other: a chunk
 # whose count wanders about one threshold must not change nodes at every update.
-_TAKE_NODE_AT = 0.75
-_KEEP_NODE_DOWN_TO = 0.5
+_TAKE_NODE_AT = 0.9
+_KEEP_NODE_DOWN_TO = 0.75
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,8 +46,8 @@ class NodeLayout:
         rows = 256
         while rows * 200 < max_splats:
             rows *= 2
-        # Owned nodes are at least three quarters full where possible; blocks waste half of one.
-        return NodeLayout(nodes=-(-max_splats * 3 // (2 * rows)) + 4, rows=rows)
+        # Nodes are taken when nine tenths full, and a block is half empty on the average.
+        return NodeLayout(nodes=-(-max_splats * 5 // (4 * rows)) + 4, rows=rows)
 
     @property
     def capacity(self) -> int:

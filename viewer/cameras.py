@@ -14,7 +14,7 @@ from viewer.geometry import PoseCache, View
 
 _MAX_FRUSTA = 300
 _PATH, _FRUSTUM, _NEWEST, _CHOSEN = (77, 171, 247), (134, 142, 150), (250, 176, 5), (77, 171, 247)
-_SIZE = 0.03
+_SIZE = 0.02
 
 
 class CameraLayer:
@@ -131,7 +131,7 @@ class CameraLayer:
             fov=view.fov_y,
             aspect=view.aspect,
             scale=_SIZE * view.depth * unit,
-            thickness=1.5,
+            thickness=1.0,
             thickness_units="screen",
             color=_FRUSTUM,
             wxyz=wxyz,

@@ -59,6 +59,7 @@ class Panel:
             axes=(_axis(), _axis()),
             legend=viser.uplot.Legend(show=False),
             height=130,
+            padding=(10, 14, 0, 0),
             visible=False,
         )
         self._pause = gui.add_button("Pause", icon=viser.Icon.PLAYER_PAUSE)

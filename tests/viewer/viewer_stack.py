@@ -6,10 +6,10 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
 from playwright.sync_api import Browser
 from viewer_browser import chromium
 from viewer_daemon import PublisherProcess, SessionVoice
@@ -27,10 +27,10 @@ class Stack:
     address: str
 
 
-@pytest.fixture(scope="package")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+@contextmanager
+def running(run_dir: Path) -> Iterator[Stack]:
+    """Everything up, until the end; skips where there is no browser."""
     with chromium() as browser:
-        run_dir: Path = tmp_path_factory.mktemp("run")
         publisher = PublisherProcess(run_dir)
         publisher.start()
         command = [
