@@ -1,0 +1,92 @@
+"""Engines at test size, frames of the demo capture, and a reader of what an engine publishes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gs_decoder import MapMirror, Update, psnr
+from gs_decoder.refine import RefineConfig
+from streamer.demo import CAPTURE
+from streamer.frames import Frame
+from streamer.render import render_chunks
+from streamer.session.engine import Engine, EngineConfig
+from streamer.session.outbox import Keyframe, Outbox
+from streamer.sources import load_frame, open_capture
+
+LONG_SIDE = 64
+NEVER = 1e12
+"""Seconds between publications, so that only the test publishes."""
+
+
+class Reader(Outbox):
+    """Mirrors an engine as a subscriber would, and keeps what came."""
+
+    def __init__(self) -> None:
+        self.mirror = MapMirror()
+        self.log: list[Update] = []
+        self.cameras: dict[int, NDArray[np.float64]] = {}
+
+    def updates(self, updates: Sequence[Update]) -> None:
+        for update in updates:
+            self.log.append(update)
+            self.mirror.apply(update)
+
+    def keyframes(self, added: Sequence[Keyframe]) -> None:
+        self.cameras.update({frame.seq: frame.c2w for frame in added})
+
+    def keyframes_moved(self, poses: Mapping[int, NDArray[np.float64]]) -> None:
+        self.cameras.update(poses)
+
+
+def make_engine(**options: object) -> tuple[Engine, Reader]:
+    """An engine that publishes when it is told to, and who reads it."""
+    reader = Reader()
+    settings = {"publish_every": NEVER, "refine": RefineConfig(workers=2), **options}
+    return Engine(EngineConfig(**settings), reader), reader
+
+
+def office(first: int, stop: int, long_side: int = LONG_SIDE) -> list[Frame]:
+    """Frames of the demo capture, numbered from `first`."""
+    capture = open_capture(CAPTURE)
+    return [
+        load_frame(capture, capture.frames[number], seq=number, long_side=long_side)
+        for number in range(first, stop)
+    ]
+
+
+def feed(engine: Engine, frames: Sequence[Frame], batch: int = 4) -> None:
+    """In batches."""
+    for start in range(0, len(frames), batch):
+        engine.process(frames[start : start + batch])
+
+
+def numbered(frames: Iterable[Frame], first: int = 0) -> list[Frame]:
+    """The same frames with new numbers and stamps, one after the other."""
+    return [
+        replace(frame, seq=seq, stamp_ns=seq * 10**8) for seq, frame in enumerate(frames, first)
+    ]
+
+
+def picture(
+    mirror: MapMirror, frame: Frame, c2w: NDArray[np.float64] | None = None
+) -> NDArray[np.float32]:
+    """What a reader sees of the map from a frame's camera, or from another pose."""
+    height, width = frame.image.shape[:2]
+    pose = frame.c2w if c2w is None else c2w
+    render = render_chunks(list(mirror.chunks.values()), pose, frame.K, width, height)
+    return render.rgb.reshape(height, width, 3).numpy()
+
+
+def truth(frame: Frame) -> NDArray[np.float32]:
+    return frame.image.astype(np.float32) / 255.0
+
+
+def mean_psnr(mirror: MapMirror, frames: Sequence[Frame], cameras: Mapping[int, object]) -> float:
+    """Against the images, from the cameras given by seq."""
+    return float(
+        np.mean([psnr(picture(mirror, f, cameras[f.seq]).clip(0, 1), truth(f)) for f in frames])
+    )
