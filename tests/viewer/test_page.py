@@ -163,7 +163,6 @@ def test_the_page_shows_the_map_as_it_grows(stage: Stage, office: list[View]) ->
 def test_no_picture_is_blank_over_fifty_updates(stage: Stage, office: list[View]) -> None:
     for view in office[:2]:
         stage.add(view)
-    stage.page.set_viewport_size({"width": WIDTH // 2, "height": HEIGHT // 2})
     stage.wait_until_shown()
     watch(stage.page)
     stage.wait_for_pictures(3)
@@ -193,7 +192,6 @@ def test_no_picture_is_blank_over_fifty_updates(stage: Stage, office: list[View]
     # A page that is cleared is seen as blank by the same measure.
     stage.voice.begin(new_map().snapshot)
     until(lambda: drawn(stage.page)[-1] == 0.0, "a cleared page", 10.0, stage.pump)
-    stage.page.set_viewport_size({"width": WIDTH, "height": HEIGHT})
 
 
 def test_the_watch_sees_what_new_nodes_do(stack: Stack) -> None:
