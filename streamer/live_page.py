@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
 from types import TracebackType
@@ -9,8 +10,11 @@ from types import TracebackType
 import zmq
 
 from streamer.child_process import ChildProcess
-from streamer.config import PublisherConfig, ViewerConfig
+from streamer.config import ConfigError, PublisherConfig, ViewerConfig
+from streamer.preflight import claim_port
+from streamer.protocol import decode, encode
 from streamer.protocol.internal import Counts
+from streamer.protocol.links import Control, ControlDone, Resync
 from streamer.publisher.server import Publisher
 from streamer.run_dir import make_run_dir, remove_run_dir
 from streamer.session.engine import Engine
@@ -23,11 +27,12 @@ _ENDING_S = 5.0
 class LivePage:
     """Shows an engine's map while it grows; the engine's results go through `outbox`.
 
-    A context manager: inside it the page is up.
+    A context manager: the page comes up a few seconds after it was entered. Where the port of
+    `config` is taken (a daemon's page, say) the page takes a free one: `url` says which.
     """
 
     def __init__(self, session: str, config: ViewerConfig | None = None) -> None:
-        self._config = config or ViewerConfig()
+        self._config = _with_free_port(config or ViewerConfig())
         self._run_dir = make_run_dir()
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         anywhere = "tcp://127.0.0.1:*"
@@ -54,7 +59,7 @@ class LivePage:
 
     @property
     def url(self) -> str:
-        """Where the page is, unless its port is taken: then the page's own log says."""
+        """Where the page is."""
         return f"http://{self._config.host}:{self._config.port}"
 
     def __enter__(self) -> LivePage:
@@ -80,7 +85,8 @@ class LivePage:
         remove_run_dir(self._run_dir)
 
     def tell(self, engine: Engine, frames_in: int, state: str) -> None:
-        """Status for the panel, at most once a second."""
+        """Answer the publisher; status for the panel at most once a second."""
+        self._answer(engine)
         now = time.monotonic()
         if now - self._told_at >= _STATUS_EVERY_S:
             self._told_at = now
@@ -90,3 +96,25 @@ class LivePage:
             self.outbox.status(engine.status(), counts, state)
         for line in self._page.read_lines():
             print(line, flush=True)
+
+    def _answer(self, engine: Engine) -> None:
+        while True:
+            try:
+                message = decode(self._socket.recv_multipart(zmq.DONTWAIT))
+            except zmq.Again:
+                return
+            if message.kind == Resync.KIND:
+                self.outbox.everything(engine)
+            elif message.kind == Control.KIND:
+                order = message.read(Control)
+                reason = f"{order.op}: `splatstream run` takes no orders: use `splatstream serve`"
+                refusal = ControlDone(id=order.id, ok=False, code="internal", reason=reason)
+                self.outbox.send(encode(refusal))
+
+
+def _with_free_port(config: ViewerConfig) -> ViewerConfig:
+    try:
+        port = claim_port(config.host, config.port, "--viewer-port")
+    except ConfigError:
+        port = claim_port(config.host, 0, "--viewer-port")
+    return dataclasses.replace(config, port=port)

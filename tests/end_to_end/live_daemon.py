@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import pairwise
 from pathlib import Path
 
 from gs_decoder import MapMirror
@@ -144,3 +145,10 @@ def shared_memory(pids: Sequence[int]) -> set[Path]:
         with suppress(OSError):
             found |= set(re.findall(r"/dev/shm/\S+", Path(f"/proc/{pid}/maps").read_text()))
     return {Path(name) for name in found}
+
+
+def subscriber_of_run(viewer: int) -> Subscriber:
+    """A reader beside a page: at the addresses that the page's process was given."""
+    words = Path(f"/proc/{viewer}/cmdline").read_bytes().decode().split("\0")
+    options = dict(pairwise(words))
+    return Subscriber(options["--updates"], options["--requests"])

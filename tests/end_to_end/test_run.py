@@ -1,0 +1,119 @@
+"""`splatstream run` as a process: a map from a capture, in one go, with and without its page."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from http.client import HTTPException
+from pathlib import Path
+from urllib.request import urlopen
+
+import cv2
+import numpy as np
+import pytest
+from live_daemon import OFFICE, alive, children, subscriber_of_run, wait_until
+
+from gs_decoder import read_ply
+from streamer import Requests
+from streamer.demo import CAPTURE
+from streamer.requests import RequestRefused
+
+# The first run on a machine compiles its kernels.
+pytestmark = pytest.mark.timeout(600)
+
+COMMAND = [sys.executable, "-m", "streamer.cli", "run"]
+SMALL = ["--frames", "0:16", "--long-side", "160"]
+
+
+def test_run_leaves_map_report_and_pictures(tmp_path: Path) -> None:
+    out = tmp_path / "made" / "here"
+    answer = subprocess.run(
+        [*COMMAND, str(CAPTURE), "--out", str(out), "--time-limit", "5", *SMALL],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert answer.returncode == 0, answer.stderr
+    assert "14 frames, 2 held out" in answer.stdout
+    report = json.loads((out / "report.json").read_text())
+    assert 0 < report["frames_done"] <= report["frames_in"] <= 14
+    assert report["long_side"] == 160
+    assert len(report["held_out_views"]) == 2
+    assert report["held_out_psnr"] > 8.0
+    content = read_ply(out / "map.ply")
+    assert content.splats.count == report["splats"] > 1000
+    content.splats.check_values()
+    # In the capture's own world: the map lies before the cameras.
+    centres = np.stack([frame.c2w[:3, 3] for frame in OFFICE.frames[:16]])
+    means = content.splats.means.numpy() + content.offset
+    assert np.linalg.norm(np.median(means, axis=0) - centres.mean(axis=0)) < 10.0
+    sheet = cv2.imread(str(out / "renders.png"))
+    assert sheet is not None
+    # Truth above, rendered below: neither of them empty, and much the same.
+    half = sheet.shape[0] // 2
+    top, bottom = sheet[: half - 4].astype(float), sheet[-(half - 4) :].astype(float)
+    assert top.std() > 20
+    assert bottom.std() > 10
+    assert np.corrcoef(top.ravel(), bottom.ravel())[0, 1] > 0.5
+
+
+def test_run_shows_its_page_and_takes_it_down(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [*COMMAND, str(CAPTURE), "--out", str(tmp_path), "--time-limit", "300", "--viewer", *SMALL],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
+    try:
+        assert process.stdout is not None
+        url = None
+        for line in process.stdout:
+            if match := re.match(r"live page: (http://\S+)", line):
+                url = match[1]
+                break
+        assert url is not None
+
+        def page() -> bool:
+            assert process.poll() is None, "the run ended"
+            with suppress(OSError, HTTPException), urlopen(url, timeout=5) as answer:
+                return answer.status == 200
+            return False
+
+        wait_until(page, "the page")
+        (viewer,) = children(process.pid)["viewer"]
+        with subscriber_of_run(viewer) as reader:
+            wait_until(lambda: (reader.poll(0.1), reader.mirror.count > 1000)[1], "the map")
+            wait_until(lambda: (reader.poll(0.1), reader.status)[1], "the figures")
+            assert reader.status is not None
+            assert reader.status.frames_in > 0
+            with (
+                Requests(reader.requests) as asking,
+                pytest.raises(RequestRefused, match="takes no orders"),
+            ):
+                asking.pause(reader.status.session)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+        wait_until(lambda: not alive(viewer), "the page's process to end", 20)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_run_into_a_file_is_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    answer = subprocess.run(
+        [*COMMAND, str(CAPTURE), "--out", str(tmp_path / "file")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert answer.returncode == 2
+    assert answer.stderr.startswith("splatstream run: ")
+    assert "file" in answer.stderr
+    assert "Traceback" not in answer.stderr
