@@ -40,8 +40,8 @@ class FusionConfig:
     alpha: float = 0.6
     closer: float = 0.08
     color: float = 0.12
-    confidence: float = 0.3
-    hole_confidence: float = 0.5
+    confidence: float = 0.55
+    hole_confidence: float = 0.2
     cell_spread: float = 0.06
     tolerance: float = 0.02
 

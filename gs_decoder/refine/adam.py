@@ -36,14 +36,8 @@ def adam_rows(
     beta1: float,
     beta2: float,
     epsilon: float,
-    settled_share: float,
-    settling_steps: float,
 ) -> None:
-    """One step on splats first … last-1, in place.
-
-    A splat's own rates fall with its own age, from all to `settled_share` of them, by
-    exp(-age / settling_steps): new ones find their place while old ones keep theirs.
-    """
+    """One step on splats first … last-1, in place."""
     for n in range(first, last):
         if not seen[n]:
             continue
@@ -51,7 +45,6 @@ def adam_rows(
         age = float(steps[n])
         correct1 = 1.0 / (1.0 - math.pow(beta1, age))
         correct2 = 1.0 / (1.0 - math.pow(beta2, age))
-        settling = settled_share + (1.0 - settled_share) * math.exp(-age / settling_steps)
         size = math.exp((rows[n, 7] + rows[n, 8] + rows[n, 9]) / 3.0)
         for k in range(14):
             g = gradient[n, k]
@@ -59,7 +52,7 @@ def adam_rows(
             v = beta2 * moment2[n, k] + (1.0 - beta2) * g * g
             moment1[n, k] = m
             moment2[n, k] = v
-            rate = settling * (rates[k] * size if k < 3 else rates[k])
+            rate = rates[k] * size if k < 3 else rates[k]
             rows[n, k] -= rate * (m * correct1) / (math.sqrt(v * correct2) + epsilon)
 
 

@@ -29,25 +29,19 @@ Float64 = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RefineConfig:
-    """Rates are per step; those of means are in units of the splat's own size.
-
-    They fall to `settled_share` of themselves as a splat grows old, over `settling_steps` steps
-    that saw it.
-    """
+    """Rates are per step; those of means are in units of the splat's own size."""
 
     rate_mean: float = 0.2
-    rate_quat: float = 1e-2
-    rate_log_scale: float = 2e-2
+    rate_quat: float = 3e-2
+    rate_log_scale: float = 4e-2
     rate_opacity: float = 8e-2
     rate_color: float = 1.5e-2
-    settled_share: float = 0.15
-    settling_steps: float = 300.0
-    rate_gain: float = 5e-3
+    rate_gain: float = 2e-3
     gain_decay: float = 1e-3
     ssim_weight: float = 0.2
     depth_weight: float = 0.1
     recent_views: int = 8
-    recent_share: float = 0.4
+    recent_share: float = 0.1
     max_views: int = 1024
     prune_opacity: float = 0.01
     prune_every: int = 100
@@ -297,8 +291,6 @@ class Refiner:
             adam.BETA1,
             adam.BETA2,
             adam.EPSILON,
-            self.config.settled_share,
-            self.config.settling_steps,
         )
         parameters.activate(first, last)
         self._touched[first:last] |= self._seen[first:last]
