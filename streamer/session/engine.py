@@ -6,6 +6,7 @@ from a file, both through the same four calls: `process`, `refine`, `apply_poses
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -32,6 +33,8 @@ Float64 = NDArray[np.float64]
 
 _THUMBNAIL = 160
 _SAME_SCALE = 1e-6
+_FARTHEST = 1e6
+"""Metres; no depth sensor sees so far."""
 _FAR = 4096.0
 """Metres from the origin beyond which float32 coordinates are coarser than half a millimetre."""
 
@@ -43,6 +46,7 @@ class EngineConfig:
     chunk_budget, map_budget: splats of a key frame, of the whole map.
     idle_steps: refinement steps after the last change of the map; then the session sleeps.
     publish_every: seconds between publications of refined chunks.
+    chunk_interval: least seconds between two, however fast batches and corrections come.
     background: what lies behind the map; auto reads it off the first batch.
     refine_enabled: whether to optimise between batches at all.
     """
@@ -52,6 +56,7 @@ class EngineConfig:
     map_budget: int = 80_000
     idle_steps: int = 6000
     publish_every: float = 1.0
+    chunk_interval: float = 0.2
     refine_enabled: bool = True
     device: str = "cpu"
     background: Literal["auto", "black", "white"] = "auto"
@@ -109,7 +114,8 @@ class Engine:
         self._chunk_of_seq: dict[int, int] = {}
         self._scene_depth: float | None = None
         self._quiet_since_step = 0
-        self._published_at = 0.0
+        self._published_at = self._collected_at = -math.inf
+        self._moved_cameras: dict[int, Float64] = {}
         self._batch_ms = 0.0
         self._latencies: deque[float] = deque(maxlen=256)
 
@@ -155,17 +161,19 @@ class Engine:
                 self._add_view(frame, poses[frame.seq])
         self._quiet_since_step = self.refiner.steps
         self.frames_done += len(frames)
-        self.publish()
+        self._publish_what_is_due()
         now = time.monotonic_ns()
         self._batch_ms = (now - started) / 1e6
         self._latencies.extend((now - frame.received_ns) / 1e6 for frame in frames)
 
     def _in_map_units(self, frame: Frame) -> Frame:
         """The frame with its sensor depth scaled as a correction scaled the world around it."""
-        scale = scale_of(self.trajectory.pose(frame.seq))
-        if frame.depth is None or abs(scale - 1.0) < _SAME_SCALE:
+        if frame.depth is None:
             return frame
-        return replace(frame, depth=frame.depth * np.float32(scale))
+        # NaN fails every comparison; farther readings are none, and their squares would overflow.
+        known = (frame.depth > 0.0) & (frame.depth < _FARTHEST)
+        scale = np.float32(scale_of(self.trajectory.pose(frame.seq)))
+        return replace(frame, depth=np.where(known, frame.depth, 0.0).astype(np.float32) * scale)
 
     def _begin(self, frames: Sequence[Frame]) -> None:
         """What the first frames of a stream decide: the map's origin and its background."""
@@ -332,15 +340,29 @@ class Engine:
 
     def publish(self) -> None:
         """Bring the map to what refinement made of it, and send what changed; not while paused."""
+        if not self.paused:
+            self._collect()
+            self._send()
+
+    def _publish_what_is_due(self) -> None:
+        """New chunks and moves at once, refined chunks not too often."""
         if self.paused:
             return
-        self._collect()
+        if time.monotonic() - self._collected_at >= self.config.chunk_interval:
+            self._collect()
+        self._send()
+
+    def _send(self) -> None:
+        if self._moved_cameras:
+            self.outbox.keyframes_moved(self._moved_cameras)
+            self._moved_cameras = {}
         updates = self.map.drain_updates()
         if updates:
             self.outbox.updates(updates)
         self._published_at = time.monotonic()
 
     def _collect(self) -> None:
+        self._collected_at = time.monotonic()
         parameters = self.refiner.parameters
         for chunk, splats in self.refiner.take_changed(self.map.chunks):
             pose = self.map.chunks[chunk].T_world_chunk
@@ -404,7 +426,7 @@ class Engine:
         chunks = [seq for seq in moved if seq in self._chunk_of_seq]
         if chunks:
             self._quiet_since_step = self.refiner.steps
-            self.publish()
+        self._publish_what_is_due()
         return PosesOutcome(len(chunks), unknown)
 
     def _move(self, moved: Mapping[int, Float64], before: Mapping[int, Float64]) -> None:
@@ -430,8 +452,7 @@ class Engine:
         self.model_state = self.model_state.rebase(key_cameras)
         for seq, camera in key_cameras.items():
             self.keyframes[seq] = self.keyframes[seq].moved(camera)
-        if key_cameras:
-            self.outbox.keyframes_moved(key_cameras)
+        self._moved_cameras |= key_cameras
 
     def _move_splats(self, motions: Mapping[int, Float64], cameras: Mapping[int, Float64]) -> None:
         """Move the splats under refinement, their origin too where the map went far from it."""

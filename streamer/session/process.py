@@ -60,6 +60,8 @@ _TELL_EVERY_S = 0.5
 _STATUS_EVERY_S = 1.0
 _IDLE_POLL_MS = 100
 _STREAMING_S = 2.0
+_KEYFRAMES_AT_ONCE = 1024
+"""Key frames in one message: a header has its limit."""
 
 
 def engine_config(config: ServeConfig) -> EngineConfig:
@@ -143,12 +145,14 @@ class SocketOutbox(Outbox):
         """Key frames and chunks whole, for a publisher that lost them."""
         self.hello()
         self.send(encode(SyncBegin(seq=self.seq)))
-        if engine.keyframes:
-            self.keyframes(list(engine.keyframes.values()))
-        for update in engine.map.snapshot():
+        keyframes = list(engine.keyframes.values())
+        for start in range(0, len(keyframes), _KEYFRAMES_AT_ONCE):
+            self.keyframes(keyframes[start : start + _KEYFRAMES_AT_ONCE])
+        updates = engine.map.snapshot()
+        for update in updates:
             assert isinstance(update, ChunkUpdate), "a snapshot for nobody's `have` holds chunks"
             self.send(self._encode(update))
-        self.send(encode(SyncEnd(seq=self.seq)))
+        self.send(encode(SyncEnd(seq=self.seq, chunks=len(updates))))
 
     def send(self, message: Sequence[Buffer]) -> None:
         try:

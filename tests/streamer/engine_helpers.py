@@ -19,7 +19,7 @@ from streamer.sources import load_frame, open_capture
 
 LONG_SIDE = 64
 NEVER = 1e12
-"""Seconds between publications, so that only the test publishes."""
+"""Seconds between publications: only the test publishes."""
 
 
 class Reader(Outbox):
@@ -45,7 +45,8 @@ class Reader(Outbox):
 def make_engine(**options: object) -> tuple[Engine, Reader]:
     """An engine that publishes when it is told to, and who reads it."""
     reader = Reader()
-    settings = {"publish_every": NEVER, "refine": RefineConfig(workers=2), **options}
+    steady = {"publish_every": NEVER, "chunk_interval": 0.0, "refine": RefineConfig(workers=2)}
+    settings = {**steady, **options}
     return Engine(EngineConfig(**settings), reader), reader
 
 

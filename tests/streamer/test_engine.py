@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from engine_helpers import (
+    NEVER,
     Reader,
     feed,
     make_engine,
@@ -77,6 +78,26 @@ def with_no_depth_known() -> list[Frame]:
     return [replace(f, depth=np.zeros(f.image.shape[:2], np.float32)) for f in office(0, 8)]
 
 
+def with_impossible_depth() -> list[Frame]:
+    """Infinite, far beyond any sensor, negative, not a number."""
+    wrong = np.array([np.inf, 1e30, -1.0, np.nan, 2.0, 1e-6], np.float32)
+    frames = []
+    for frame in office(0, 8):
+        height, width = frame.image.shape[:2]
+        frames.append(replace(frame, depth=np.resize(wrong, (height, width))))
+    return frames
+
+
+def of_a_line_of_pixels() -> list[Frame]:
+    """Pictures of 64x3 and of one pixel in turn."""
+    frames = []
+    for number, frame in enumerate(office(0, 8)):
+        height, width = (3, 64) if number % 2 else (1, 1)
+        image = np.ascontiguousarray(frame.image[:height, :width])
+        frames.append(replace(frame, image=image))
+    return frames
+
+
 def far_away() -> list[Frame]:
     """In UTM coordinates."""
     shift = np.eye(4)
@@ -109,6 +130,8 @@ def assert_sound(engine: Engine, reader: Reader) -> None:
         (with_depth, 4),
         (with_depth, 1),
         (with_no_depth_known, 4),
+        (with_impossible_depth, 4),
+        (of_a_line_of_pixels, 4),
         (far_away, 3),
     ],
 )
@@ -250,12 +273,29 @@ def test_nothing_leaves_a_paused_engine() -> None:
     assert not engine.wants_refinement
     came = len(reader.log)
     engine.publish()
-    engine.apply_poses(1, {0: np.eye(4)}, by="seq", upto=None)
+    cameras = dict(reader.cameras)
+    outcome = engine.apply_poses(1, {0: np.eye(4)}, by="seq", upto=None)
+    assert outcome.moved > 0
     engine.publish()
     assert len(reader.log) == came
+    assert all(reader.cameras[seq] is pose for seq, pose in cameras.items())
     engine.paused = False
     engine.publish()
     assert len(reader.log) > came
+    assert np.array_equal(reader.cameras[0], np.eye(4))
+    assert_sound(engine, reader)
+    engine.close()
+
+
+def test_refined_chunks_are_not_sent_with_every_batch() -> None:
+    engine, reader = make_engine(chunk_interval=NEVER)
+    for start in range(0, 12, 4):
+        engine.process(office(start, start + 4))
+        refine(engine, 2)
+    sent = [update.chunk.id for update in reader.log if isinstance(update, ChunkUpdate)]
+    assert len(sent) == len(set(sent)) > 1
+    # New ones were not held back by that.
+    assert set(sent) == set(engine.map.chunks)
     assert_sound(engine, reader)
     engine.close()
 
