@@ -41,12 +41,21 @@ def keep_views(
 
 
 def move_views(
-    kept: Sequence[PosedImage], poses: Mapping[int, NDArray[np.float64]]
+    kept: Sequence[PosedImage],
+    poses: Mapping[int, NDArray[np.float64]],
+    scales: Mapping[int, float] | None = None,
 ) -> tuple[PosedImage, ...]:
-    """`kept` with corrected camera-to-world poses (4, 4) for the keys that `poses` names."""
+    """`kept` with corrected camera-to-world poses (4, 4) for the keys that `poses` names, and with
+    depth that grew by the factors that `scales` names."""
+    factors = scales or {}
     return tuple(
-        replace(view, c2w=np.array(poses[view.key], dtype=np.float64))
-        if view.key in poses
-        else view
+        _moved(view, poses[view.key], factors.get(view.key, 1.0)) if view.key in poses else view
         for view in kept
     )
+
+
+def _moved(view: PosedImage, c2w: NDArray[np.float64], scale: float) -> PosedImage:
+    depth = view.depth
+    if depth is not None and scale != 1.0:
+        depth = depth * np.float32(scale)
+    return replace(view, c2w=np.array(c2w, dtype=np.float64), depth=depth)

@@ -42,17 +42,22 @@ class StreamingState:
         """Bytes held by all tensors; bounded however long the stream."""
         return sum(t.numel() * t.element_size() for t in self.to_tensors().values())
 
-    def rebase(self, poses: Mapping[int, NDArray[np.float64] | Tensor]) -> StreamingState:
+    def rebase(
+        self,
+        poses: Mapping[int, NDArray[np.float64] | Tensor],
+        scales: Mapping[int, float] | None = None,
+    ) -> StreamingState:
         """The state after corrected poses: kept key frames move, so that matching uses them.
 
         The sub-map frame stays, and so do the fast weights: what they hold was written with the
         poses of its time. Keys that are not kept are ignored.
 
         Args:
-            poses: camera to world (4, 4) by key.
+            poses: camera to world (4, 4), rigid, by key.
+            scales: by key, how much larger the world around that view became.
         """
         arrays = {key: np.asarray(pose, dtype=np.float64) for key, pose in poses.items()}
-        return replace(self, views=move_views(self.views, arrays))
+        return replace(self, views=move_views(self.views, arrays, scales))
 
     def to_tensors(self) -> dict[str, Tensor]:
         """A flat `name -> tensor` form (not copied) that a larger file can embed."""

@@ -439,17 +439,18 @@ class Engine:
         self.map.move({c: motion @ chunks[c].T_world_chunk for c, motion in motions.items()})
         cameras = {seq: rigid(pose) for seq, pose in moved.items()}
         self._move_splats(motions, cameras)
+        growth = {seq: scale_of(pose) / scale_of(before[seq]) for seq, pose in moved.items()}
+        growth = {seq: g if abs(g - 1.0) >= _SAME_SCALE else 1.0 for seq, g in growth.items()}
         for seq, camera in cameras.items():
             view = self.refiner.views.get(seq)
             if view is None:
                 continue
             view.c2w = camera
-            scale = scale_of(moved[seq]) / scale_of(before[seq])
-            if view.depth is not None and abs(scale - 1.0) >= _SAME_SCALE:
-                view.depth = view.depth * np.float32(scale)
+            if view.depth is not None and growth[seq] != 1.0:
+                view.depth = view.depth * np.float32(growth[seq])
         self.selector.move(cameras)
         key_cameras = {seq: camera for seq, camera in cameras.items() if seq in self.keyframes}
-        self.model_state = self.model_state.rebase(key_cameras)
+        self.model_state = self.model_state.rebase(key_cameras, growth)
         for seq, camera in key_cameras.items():
             self.keyframes[seq] = self.keyframes[seq].moved(camera)
         self._moved_cameras |= key_cameras

@@ -420,9 +420,15 @@ def test_sensor_depth_grows_with_a_scaled_world() -> None:
     engine, reader = make_engine()
     frames = with_depth()
     feed(engine, frames[:4])
+    kept = {view.key: view.depth for view in engine.model_state.views}
     engine.apply_poses(
         1, {s: MOTIONS["scaled"] @ frames[s].c2w for s in range(4)}, by="seq", upto=7
     )
+    # What the prior compares with has grown as well.
+    assert kept
+    for view in engine.model_state.views:
+        assert np.allclose(view.depth, 1.7 * kept[view.key], rtol=1e-5)
+        assert np.allclose(view.c2w, rigid(MOTIONS["scaled"] @ frames[view.key].c2w))
     feed(engine, frames[4:])
     for frame in frames:
         depth = engine.refiner.views[frame.seq].depth
