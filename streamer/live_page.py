@@ -18,7 +18,7 @@ from streamer.protocol.links import Control, ControlDone, Resync
 from streamer.publisher.server import Publisher
 from streamer.run_dir import make_run_dir, remove_run_dir
 from streamer.session.engine import Engine
-from streamer.session.process import SocketOutbox, publish_socket
+from streamer.session.socket_outbox import SocketOutbox, publish_socket
 
 _STATUS_EVERY_S = 1.0
 _ENDING_S = 5.0

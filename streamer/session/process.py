@@ -12,7 +12,7 @@ import logging
 import signal
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -21,7 +21,6 @@ import torch
 import zmq
 from numpy.typing import NDArray
 
-from gs_decoder import ChunkUpdate, ResetUpdate, Update
 from streamer.config import ServeConfig
 from streamer.frames import Frame
 from streamer.protocol import limits
@@ -36,21 +35,10 @@ from streamer.protocol.internal import (
     ResetDone,
     State,
 )
-from streamer.protocol.links import (
-    Control,
-    ControlDone,
-    Keyframes,
-    KeyframesMoved,
-    SessionHello,
-    SyncBegin,
-    SyncEnd,
-)
-from streamer.protocol.requests import KeyframeEntry
-from streamer.protocol.update_headers import LatencyMs, StatusHeader
-from streamer.protocol.updates import encode_update
+from streamer.protocol.links import Control, ControlDone
 from streamer.protocol.wire import Buffer, Message, decode, encode
 from streamer.session.engine import Engine, EngineConfig, StaleRevision
-from streamer.session.outbox import Keyframe, Outbox, SessionStatus
+from streamer.session.socket_outbox import SocketOutbox, dealer, publish_socket
 from streamer.session.storage import SessionFolderError, begin_epoch, save_state
 
 log = logging.getLogger(__name__)
@@ -60,8 +48,6 @@ _TELL_EVERY_S = 0.5
 _STATUS_EVERY_S = 1.0
 _IDLE_POLL_MS = 100
 _STREAMING_S = 2.0
-_KEYFRAMES_AT_ONCE = 1024
-"""Key frames in one message: a header has its limit."""
 
 
 def engine_config(config: ServeConfig) -> EngineConfig:
@@ -80,91 +66,6 @@ def engine_config(config: ServeConfig) -> EngineConfig:
     )
 
 
-class SocketOutbox(Outbox):
-    """Sends an engine's results to the publisher, numbering them (wire protocol, section 2)."""
-
-    def __init__(self, socket: zmq.Socket[bytes], session: str, epoch: int) -> None:
-        self._socket = socket
-        self._session = session
-        self.epoch = epoch
-        self.seq = 0
-
-    def updates(self, updates: Sequence[Update]) -> None:
-        for update in updates:
-            self.seq += 1
-            self.send(self._encode(update))
-
-    def keyframes(self, added: Sequence[Keyframe]) -> None:
-        entries = [
-            KeyframeEntry(
-                seq=frame.seq,
-                stamp_ns=frame.stamp_ns,
-                camera=frame.camera,
-                chunk=frame.chunk,
-                c2w=_flat(frame.c2w),
-            )
-            for frame in added
-        ]
-        self.send(encode(Keyframes(add=entries), *[frame.thumbnail for frame in added]))
-
-    def keyframes_moved(self, poses: Mapping[int, Float64]) -> None:
-        self.send(encode(KeyframesMoved(c2w=[(s, _flat(pose)) for s, pose in poses.items()])))
-
-    def hello(self) -> None:
-        self.send(encode(SessionHello(session=self._session, epoch=self.epoch, seq=self.seq)))
-
-    def status(self, status: SessionStatus, counts: Counts, state: str) -> None:
-        """Figures of the session; whatever is not done yet waits in the ingest."""
-        latency = status.latency_ms
-        header = StatusHeader(
-            session=self._session,
-            epoch=self.epoch,
-            seq=self.seq,
-            frames_in=counts.frames_in,
-            frames_done=max(0, counts.frames_in - counts.waiting - counts.dropped),
-            frames_waiting=counts.waiting,
-            frames_dropped=counts.dropped,
-            frames_rejected=counts.rejected,
-            keyframes=status.keyframes,
-            splats=status.splats,
-            batch_ms=status.batch_ms,
-            latency_ms=None if latency is None else LatencyMs(p50=latency[0], p95=latency[1]),
-            psnr=status.psnr,
-            state=state,
-            model=status.model,
-        )
-        self.send(encode(header))
-
-    def begin(self, epoch: int) -> None:
-        """A new epoch: whoever listens forgets everything."""
-        self.epoch, self.seq = epoch, 0
-        self.hello()
-        self.updates([ResetUpdate()])
-
-    def everything(self, engine: Engine) -> None:
-        """Key frames and chunks whole, for a publisher that lost them."""
-        self.hello()
-        self.send(encode(SyncBegin(seq=self.seq)))
-        keyframes = list(engine.keyframes.values())
-        for start in range(0, len(keyframes), _KEYFRAMES_AT_ONCE):
-            self.keyframes(keyframes[start : start + _KEYFRAMES_AT_ONCE])
-        updates = engine.map.snapshot()
-        for update in updates:
-            assert isinstance(update, ChunkUpdate), "a snapshot for nobody's `have` holds chunks"
-            self.send(self._encode(update))
-        self.send(encode(SyncEnd(seq=self.seq, chunks=len(updates))))
-
-    def send(self, message: Sequence[Buffer]) -> None:
-        try:
-            self._socket.send_multipart(message, zmq.DONTWAIT, copy=False)
-        except zmq.Again:
-            # The publisher is away or far behind; it sees the gap and asks for everything.
-            log.debug("the publisher takes nothing at the moment")
-
-    def _encode(self, update: Update) -> Sequence[Buffer]:
-        return encode_update(update, session=self._session, epoch=self.epoch, seq=self.seq)
-
-
 class SessionProcess:
     """One session from its first frame until it is told to end."""
 
@@ -173,7 +74,7 @@ class SessionProcess:
         self.engine = engine
         self.folder = config.session_dir / session
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
-        self._ingest = _dealer(context, f"ipc://{run_dir}/batches", session)
+        self._ingest = dealer(context, f"ipc://{run_dir}/batches", session)
         self._publish = publish_socket(context, run_dir, session)
         self._poller = zmq.Poller()
         self._poller.register(self._ingest, zmq.POLLIN)
@@ -397,29 +298,6 @@ def unpack_frames(entries: Sequence[BatchFrame], parts: Sequence[Buffer]) -> lis
             )
         )
     return frames
-
-
-def publish_socket(
-    context: zmq.Context[zmq.Socket[bytes]], run_dir: Path, session: str
-) -> zmq.Socket[bytes]:
-    """A session's socket to the publisher of the daemon that owns `run_dir`."""
-    return _dealer(context, f"ipc://{run_dir}/publish", session)
-
-
-def _dealer(
-    context: zmq.Context[zmq.Socket[bytes]], address: str, session: str
-) -> zmq.Socket[bytes]:
-    socket = context.socket(zmq.DEALER)
-    socket.setsockopt(zmq.IDENTITY, session.encode())
-    socket.setsockopt(zmq.LINGER, 200)
-    socket.setsockopt(zmq.SNDHWM, 4000)
-    socket.setsockopt(zmq.RCVHWM, 4000)
-    socket.connect(address)
-    return socket
-
-
-def _flat(matrix: Float64) -> list[float]:
-    return matrix.reshape(-1).tolist()
 
 
 def end_on_sigterm(process: SessionProcess) -> None:
