@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -216,3 +218,23 @@ def test_a_reset_under_way_lets_nothing_of_before_through(
     late = {frame.stamp_ns for frame in OFFICE.frames[44 + again : 60]}
     assert {frame.stamp_ns for frame in asking.keyframes("partial")} <= late
     assert {c.stamp_ns for c in whole_map(asking, "partial").chunks.values()} <= late
+
+
+def test_weights_that_are_not_there_are_named(tmp_path: Path) -> None:
+    free = "tcp://127.0.0.1:*"
+    settings = tmp_path / "serve.yaml"
+    settings.write_text(
+        f"{{ingest: '{free}', updates: '{free}', requests: '{free}', session_dir: {tmp_path}, "
+        f"viewer: {{enabled: false}}, session: {{weights: {tmp_path / 'none.safetensors'}}}}}"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-m", "streamer.cli", "serve", "--config", str(settings)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert answer.returncode == 2
+    assert "session.weights" in answer.stderr
+    assert "none.safetensors" in answer.stderr
+    assert "Traceback" not in answer.stderr
+    assert "ready" not in answer.stdout
