@@ -18,6 +18,14 @@ BACKOFF_S = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 STEADY_S = 30.0
 """After so long a life a death counts as the first one again."""
 _LONGEST_LINE = 8192
+_ENVIRONMENT = {
+    "OMP_WAIT_POLICY": "passive",
+    # glibc keeps an arena for every thread and gives little back: images and gradients that come
+    # and go would look like a leak.
+    "MALLOC_ARENA_MAX": "2",
+    "MALLOC_TRIM_THRESHOLD_": "4000000",
+    "MALLOC_MMAP_THRESHOLD_": "4000000",
+}
 
 
 @dataclass(slots=True, eq=False)
@@ -60,7 +68,8 @@ class ChildProcess:
         """Start it. From the main thread: the process ends when the starting thread does."""
         environment = dict(os.environ)
         environment[PARENT_VARIABLE] = str(os.getpid())
-        environment.setdefault("OMP_WAIT_POLICY", "passive")
+        for name, value in _ENVIRONMENT.items():
+            environment.setdefault(name, value)
         self.process = subprocess.Popen(
             [sys.executable, "-m", "streamer.child", *self.arguments],
             stdin=subprocess.DEVNULL,

@@ -53,10 +53,10 @@ class EngineConfig:
 
     batch: int = 4
     chunk_budget: int = 6000
-    map_budget: int = 80_000
+    map_budget: int = 120_000
     idle_steps: int = 6000
-    publish_every: float = 1.0
-    chunk_interval: float = 0.2
+    publish_every: float = 2.0
+    chunk_interval: float = 1.5
     refine_enabled: bool = True
     device: str = "cpu"
     background: Literal["auto", "black", "white"] = "auto"
