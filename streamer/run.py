@@ -17,7 +17,7 @@ from streamer.frames import Frame
 from streamer.hardware import hardware
 from streamer.report import Scores, WorldSplats, contact_sheet, score, write_report
 from streamer.session.engine import Engine
-from streamer.session.process import engine_config
+from streamer.session.settings import engine_config
 from streamer.session.threads import use_all_cores
 from streamer.sources import Capture, CaptureFrame, load_frame
 

@@ -13,7 +13,7 @@ SHARED = ROOT.parent / "shared"
 
 @pytest.fixture(scope="session")
 def fixture_file():
-    """`fixture_file("tttlrm/x.safetensors")`: a numeric fixture, from the repository or beside it."""
+    """`fixture_file("tttlrm/x.safetensors")`: a numeric fixture, in the repository or beside it."""
 
     def find(relative: str) -> Path:
         for base in (FIXTURES, SHARED / "fixtures"):

@@ -167,8 +167,11 @@ class RowAllocator:
                 break
             last = extents[-1] if extents else None
             row = block * BLOCK_ROWS
-            if last is not None and not last.owned and last.node == node and (
-                last.row + last.count == row
+            if (
+                last is not None
+                and not last.owned
+                and last.node == node
+                and (last.row + last.count == row)
             ):
                 extents[-1] = Extent(node, last.row, last.first, last.count + taken, owned=False)
             else:

@@ -187,4 +187,3 @@ class App:
             self._panel.hide_key_frame()
         else:
             self._panel.show_key_frame(chosen.caption, chosen.image)
-

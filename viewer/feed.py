@@ -139,9 +139,7 @@ class Feed:
             if not was_synced:
                 continue
             now = _Standing(stood.session, subscriber.epoch, subscriber.seq)
-            begun = stood.epoch is not None and (
-                now.epoch != stood.epoch or now.seq < stood.seq
-            )
+            begun = stood.epoch is not None and (now.epoch != stood.epoch or now.seq < stood.seq)
             with self._lock:
                 if self._state.session != stood.session:
                     return stood

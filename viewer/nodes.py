@@ -212,9 +212,7 @@ class SplatNodes:
         return 1.0 if self._unit is None else self._unit
 
 
-def _choose_unit(
-    chunks: Mapping[int, Chunk], poses: Mapping[int, Similarity]
-) -> float | None:
+def _choose_unit(chunks: Mapping[int, Chunk], poses: Mapping[int, Similarity]) -> float | None:
     """The length that covariances are divided by: how large a splat of the first chunk is."""
     for identity, pose in poses.items():
         if chunks[identity].count:

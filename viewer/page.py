@@ -53,5 +53,6 @@ def _check_host(host: str) -> None:
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
             probe.bind((host, 0))
     except OSError as error:
-        raise PageError(f"host is {host!r}: {error.strerror}; give an address of this machine") \
-            from None
+        raise PageError(
+            f"host is {host!r}: {error.strerror}; give an address of this machine"
+        ) from None

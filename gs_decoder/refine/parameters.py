@@ -113,8 +113,9 @@ class SplatParameters:
         if chunks:
             self.select(~np.isin(self.chunk[: self.count], list(chunks)))
 
-    def indices(self, chunk: int) -> NDArray[np.int64]:
-        return np.flatnonzero(self.chunk[: self.count] == chunk)
+    def chunks(self) -> list[int]:
+        """The chunks that have splats here."""
+        return np.unique(self.chunk[: self.count]).tolist()
 
     def splats(self, indices: NDArray[np.int64] | slice = slice(None)) -> Splats:
         """A copy of these splats, in the store's world frame, SH degree 0."""

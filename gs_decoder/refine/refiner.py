@@ -26,6 +26,9 @@ from gs_decoder.splats import Splats
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 
+_FAR = 4096.0
+"""Metres from the origin beyond which float32 coordinates are coarser than half a millimetre."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RefineConfig:
@@ -118,11 +121,38 @@ class Refiner:
     def drop_chunks(self, chunks: set[int]) -> None:
         self.parameters.drop(chunks)
 
-    def move_chunks(self, motions: Mapping[int, Float64]) -> None:
-        """Chunks' new-from-old world similarities, (4, 4) float64."""
-        shift, back = np.eye(4), np.eye(4)
-        shift[:3, 3], back[:3, 3] = -self.origin, self.origin
-        self.parameters.transform({k: shift @ m @ back for k, m in motions.items()})
+    def move_chunks(self, motions: Mapping[int, Float64], *, near: Float64 | None = None) -> None:
+        """Chunks' new-from-old world similarities, (4, 4) float64.
+
+        Args:
+            near: (3,) where the map is now; the origin follows where that is far from it.
+        """
+        origin = self.origin
+        if near is not None and np.abs(near - origin).max() > _FAR:
+            origin = np.round(near)
+        enter, leave = np.eye(4), np.eye(4)
+        enter[:3, 3], leave[:3, 3] = -origin, self.origin
+        # One motion from origin to origin: between them float32 would lose the splats' digits.
+        chunks = motions if origin is self.origin else self.parameters.chunks()
+        stays = np.eye(4)
+        self.parameters.transform(
+            {chunk: enter @ motions.get(chunk, stays) @ leave for chunk in chunks}
+        )
+        self.origin = origin
+
+    def move_views(self, cameras: Mapping[int, Float64], growth: Mapping[int, float]) -> None:
+        """Corrected cameras of views, key → (4, 4) rigid camera to world.
+
+        Args:
+            growth: factor by which the world around each of them was scaled.
+        """
+        for key, camera in cameras.items():
+            view = self.views.get(key)
+            if view is None:
+                continue
+            view.c2w = camera
+            if view.depth is not None and growth[key] != 1.0:
+                view.depth = view.depth * np.float32(growth[key])
 
     def add_view(self, view: RefineView) -> None:
         """Take a view. Beyond `max_views` a random old one that is no longer recent leaves."""
@@ -201,6 +231,30 @@ class Refiner:
         faint = np.flatnonzero(opacities < self.config.prune_opacity)
         self.remove(faint)
         return len(faint)
+
+    def make_room(
+        self, count: int, budget: int, reserve: float, *, protected: Collection[int]
+    ) -> bool:
+        """Remove the least (opacity x area) splats, so that `count` more fit into `budget`.
+
+        Args:
+            reserve: share of the budget that is freed beyond that, so that it happens rarely.
+            protected: chunks that give only what nobody else can.
+
+        Returns:
+            whether anything had to go.
+        """
+        parameters = self.parameters
+        surplus = parameters.count + count - budget
+        if surplus <= 0:
+            return False
+        used = slice(0, parameters.count)
+        old = ~np.isin(parameters.chunk[used], list(protected))
+        worth = parameters.opacities[used] * np.square(parameters.scales[used].max(axis=1))
+        wanted = surplus + int(reserve * budget)
+        order = np.lexsort((worth, ~old))
+        self.remove(order[: max(surplus, min(wanted, int(old.sum())))])
+        return True
 
     def remove(self, indices: NDArray[np.int64]) -> None:
         """Remove splats; what is left of their chunks counts as changed."""

@@ -14,7 +14,8 @@ from streamer.config import read_run_config
 from streamer.control import ControlLink
 from streamer.protocol.links import Assign
 from streamer.session.engine import Engine
-from streamer.session.process import SessionProcess, end_on_sigterm, engine_config
+from streamer.session.process import SessionProcess, end_on_sigterm
+from streamer.session.settings import engine_config
 from streamer.session.storage import SessionFolderError
 from streamer.session.threads import use_all_cores
 from ttt_core import default_model

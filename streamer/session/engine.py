@@ -10,59 +10,26 @@ import math
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from dataclasses import dataclass
 
-import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from gs_decoder import ChunkMeta, MapConfig, SplatMap, Splats, estimate_background
-from gs_decoder.fusion import FusionConfig, fuse_view
-from gs_decoder.refine import RefineConfig, Refiner, RefineView
-from gs_decoder.refine.renderers import NumbaViewRenderer, TorchViewRenderer, ViewRenderer
+from gs_decoder.fusion import fuse_view
+from gs_decoder.refine import Refiner, RefineView
 from streamer.frames import Frame
+from streamer.session.batching import in_map_units, splat_residuals, thumbnail, view_batch
 from streamer.session.corrections import Trajectory, rigid, scale_of
-from streamer.session.keyframes import KeyframeConfig, KeyframeSelector
+from streamer.session.keyframes import KeyframeSelector
 from streamer.session.outbox import Keyframe, Outbox, SessionStatus
-from ttt_core import Prediction, StreamingModel, ViewBatch, default_model
+from streamer.session.settings import EngineConfig, view_renderer
+from ttt_core import Prediction, StreamingModel, default_model
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 
-_THUMBNAIL = 160
 _SAME_SCALE = 1e-6
-_FARTHEST = 1e6
-"""Metres; no depth sensor sees so far."""
-_FAR = 4096.0
-"""Metres from the origin beyond which float32 coordinates are coarser than half a millimetre."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineConfig:
-    """Attributes:
-    batch: frames that one pass of the model takes.
-    chunk_budget, map_budget: splats of a key frame, of the whole map.
-    idle_steps: refinement steps after the last change of the map; then the session sleeps.
-    publish_every: seconds between publications of refined chunks.
-    chunk_interval: least seconds between two, however fast batches and corrections come.
-    background: what lies behind the map; auto reads it off the first batch.
-    refine_enabled: whether to optimise between batches at all.
-    """
-
-    batch: int = 4
-    chunk_budget: int = 6000
-    map_budget: int = 120_000
-    idle_steps: int = 6000
-    publish_every: float = 2.0
-    chunk_interval: float = 1.5
-    refine_enabled: bool = True
-    device: str = "cpu"
-    background: Literal["auto", "black", "white"] = "auto"
-    keyframes: KeyframeConfig = field(default_factory=KeyframeConfig)
-    fusion: FusionConfig = field(default_factory=FusionConfig)
-    refine: RefineConfig = field(default_factory=RefineConfig)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,13 +42,6 @@ class PosesOutcome:
 
 class StaleRevision(ValueError):
     """A pose correction whose revision is not above the last one's."""
-
-
-def view_renderer(device: str, workers: int) -> ViewRenderer:
-    """gsplat on CUDA, the numba kernels elsewhere."""
-    if device.startswith("cuda"):
-        return TorchViewRenderer("gsplat", device)
-    return NumbaViewRenderer(workers)
 
 
 class Engine:
@@ -152,7 +112,7 @@ class Engine:
             assert frame.c2w is not None, "frames without a pose are refused at the door"
             pose = self.trajectory.add(frame.seq, frame.stamp_ns, frame.c2w)
             poses[frame.seq] = rigid(pose)
-        frames = [self._in_map_units(frame) for frame in frames]
+        frames = [in_map_units(f, scale_of(self.trajectory.pose(f.seq))) for f in frames]
         chosen = self._choose_keyframes(frames, poses)
         if chosen:
             self._predict_and_fuse(chosen, poses)
@@ -165,15 +125,6 @@ class Engine:
         now = time.monotonic_ns()
         self._batch_ms = (now - started) / 1e6
         self._latencies.extend((now - frame.received_ns) / 1e6 for frame in frames)
-
-    def _in_map_units(self, frame: Frame) -> Frame:
-        """The frame with its sensor depth scaled as a correction scaled the world around it."""
-        if frame.depth is None:
-            return frame
-        # NaN fails every comparison; farther readings are none, and their squares would overflow.
-        known = (frame.depth > 0.0) & (frame.depth < _FARTHEST)
-        scale = np.float32(scale_of(self.trajectory.pose(frame.seq)))
-        return replace(frame, depth=np.where(known, frame.depth, 0.0).astype(np.float32) * scale)
 
     def _begin(self, frames: Sequence[Frame]) -> None:
         """What the first frames of a stream decide: the map's origin and its background."""
@@ -215,30 +166,20 @@ class Engine:
         for frame in frames:
             by_size.setdefault(frame.image.shape, []).append(frame)
         for group in by_size.values():
-            batch = self._view_batch(group, poses)
+            depths = [self._map_depth(frame, poses[frame.seq]) for frame in group]
+            batch = view_batch(group, poses, depths)
             self.model_state, prediction = self.model.stream(self.model_state, batch)
             for place, frame in enumerate(group):
                 self._fuse(frame, poses[frame.seq], prediction, place)
 
-    def _view_batch(self, frames: list[Frame], poses: Mapping[int, Float64]) -> ViewBatch:
-        height, width = frames[0].image.shape[:2]
-        images = np.stack([frame.image for frame in frames]).transpose(0, 3, 1, 2)
-        intrinsics = [[f.K[0, 0], f.K[1, 1], f.K[0, 2], f.K[1, 2]] for f in frames]
-        map_depth = np.zeros((len(frames), height, width), np.float32)
-        for place, frame in enumerate(frames):
-            rendered = self.refiner.render(poses[frame.seq], frame.K, width, height)
-            if rendered is not None:
-                _, depth, alpha = rendered
-                map_depth[place] = np.where(alpha > 0.5, depth, 0.0)
-        return ViewBatch(
-            keys=tuple(frame.seq for frame in frames),
-            image=torch.from_numpy(np.ascontiguousarray(images)).float() / 255.0,
-            fxfycxcy=torch.tensor(intrinsics, dtype=torch.float32),
-            c2w=torch.from_numpy(np.stack([poses[frame.seq] for frame in frames])),
-            sensor_depth=_stack([frame.depth for frame in frames], (height, width), 0.0),
-            map_depth=torch.from_numpy(map_depth) if map_depth.any() else None,
-            valid=_stack([frame.valid for frame in frames], (height, width), True),
-        )
+    def _map_depth(self, frame: Frame, pose: Float64) -> Float32:
+        """(H, W) z-depth of the map as this frame sees it, 0 where it holds nothing."""
+        height, width = frame.image.shape[:2]
+        rendered = self.refiner.render(pose, frame.K, width, height)
+        if rendered is None:
+            return np.zeros((height, width), np.float32)
+        _, depth, alpha = rendered
+        return np.where(alpha > 0.5, depth, np.float32(0.0))
 
     def _fuse(self, frame: Frame, pose: Float64, prediction: Prediction, place: int) -> None:
         height, width = frame.image.shape[:2]
@@ -255,7 +196,7 @@ class Engine:
             (frame.K[0, 0], frame.K[1, 1], frame.K[0, 2], frame.K[1, 2]),
             rendered=rendered,
             valid=frame.valid,
-            residuals=_residuals(prediction, place) if self.model.trained else None,
+            residuals=splat_residuals(prediction, place) if self.model.trained else None,
             budget=self.config.chunk_budget,
             config=self.config.fusion,
         )
@@ -280,7 +221,7 @@ class Engine:
             camera=frame.camera,
             chunk=chunk,
             c2w=pose,
-            thumbnail=_thumbnail(frame.image),
+            thumbnail=thumbnail(frame.image),
         )
         self.keyframes[frame.seq] = keyframe
         self.outbox.keyframes([keyframe])
@@ -305,22 +246,11 @@ class Engine:
 
     def _make_room(self, count: int) -> None:
         """Before `count` splats come, the least of the old ones leave if the map would overflow."""
-        parameters = self.refiner.parameters
-        surplus = parameters.count + count - self.config.map_budget
-        if surplus <= 0:
-            return
         newest = list(self._chunk_of_seq.values())[-self.map.config.protect_newest :]
-        old = ~np.isin(parameters.chunk[: parameters.count], newest)
-        worth = parameters.opacities[: parameters.count] * np.square(
-            parameters.scales[: parameters.count].max(axis=1)
-        )
-        # A margin, so that this does not happen again for every key frame; the newest views give
-        # only what nobody else can.
-        wanted = surplus + int(self.map.config.reserve * self.config.map_budget)
-        order = np.lexsort((worth, ~old))
-        self.refiner.remove(order[: max(surplus, min(wanted, int(old.sum())))])
-        # The map must have the room too, or it would make its own, from other splats.
-        self._collect()
+        budget = self.config.map_budget
+        if self.refiner.make_room(count, budget, self.map.config.reserve, protected=newest):
+            # The map must have the room too, or it would make its own, from other splats.
+            self._collect()
 
     # Refinement and publication --------------------------------------------------------------
 
@@ -438,39 +368,17 @@ class Engine:
         chunks = self.map.chunks
         self.map.move({c: motion @ chunks[c].T_world_chunk for c, motion in motions.items()})
         cameras = {seq: rigid(pose) for seq, pose in moved.items()}
-        self._move_splats(motions, cameras)
+        newest = cameras[max(cameras)][:3, 3] if cameras else None
+        self.refiner.move_chunks(motions, near=newest)
         growth = {seq: scale_of(pose) / scale_of(before[seq]) for seq, pose in moved.items()}
         growth = {seq: g if abs(g - 1.0) >= _SAME_SCALE else 1.0 for seq, g in growth.items()}
-        for seq, camera in cameras.items():
-            view = self.refiner.views.get(seq)
-            if view is None:
-                continue
-            view.c2w = camera
-            if view.depth is not None and growth[seq] != 1.0:
-                view.depth = view.depth * np.float32(growth[seq])
+        self.refiner.move_views(cameras, growth)
         self.selector.move(cameras)
         key_cameras = {seq: camera for seq, camera in cameras.items() if seq in self.keyframes}
         self.model_state = self.model_state.rebase(key_cameras, growth)
         for seq, camera in key_cameras.items():
             self.keyframes[seq] = self.keyframes[seq].moved(camera)
         self._moved_cameras |= key_cameras
-
-    def _move_splats(self, motions: Mapping[int, Float64], cameras: Mapping[int, Float64]) -> None:
-        """Move the splats under refinement, their origin too where the map went far from it."""
-        origin = self.refiner.origin
-        if cameras:
-            newest = cameras[max(cameras)][:3, 3]
-            if np.abs(newest - origin).max() > _FAR:
-                origin = np.round(newest)
-        enter, leave = np.eye(4), np.eye(4)
-        enter[:3, 3], leave[:3, 3] = -origin, self.refiner.origin
-        # One motion from origin to origin: between them float32 would lose the splats' digits.
-        stays = np.eye(4)
-        chunks = self.map.chunks if origin is not self.refiner.origin else motions
-        self.refiner.parameters.transform(
-            {chunk: enter @ motions.get(chunk, stays) @ leave for chunk in chunks}
-        )
-        self.refiner.origin = origin
 
     # The rest --------------------------------------------------------------------------------
 
@@ -500,37 +408,3 @@ class Engine:
             steps=self.refiner.steps,
             model=self.model.describe(),
         )
-
-
-def _residuals(prediction: Prediction, place: int) -> Float32:
-    """(H, W, 7) of one view: log scales, axis-angle, opacity logit."""
-    planes = torch.cat(
-        [
-            prediction.log_scale_residual[place],
-            prediction.rotation_residual[place],
-            prediction.opacity_logit_residual[place][None],
-        ]
-    )
-    return planes.permute(1, 2, 0).contiguous().numpy()
-
-
-def _stack(
-    arrays: Sequence[NDArray[np.generic] | None], shape: tuple[int, int], missing: float
-) -> torch.Tensor | None:
-    """Optional (H, W) arrays of a batch as one tensor; None where none of them is there."""
-    present = [array for array in arrays if array is not None]
-    if not present:
-        return None
-    filler = np.full(shape, missing, present[0].dtype)
-    return torch.from_numpy(np.stack([filler if array is None else array for array in arrays]))
-
-
-def _thumbnail(image: NDArray[np.uint8]) -> bytes:
-    """A JPEG of at most 160 px."""
-    factor = _THUMBNAIL / max(image.shape[:2])
-    if factor < 1.0:
-        size = (round(image.shape[1] * factor) or 1, round(image.shape[0] * factor) or 1)
-        image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
-    good, encoded = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 80])
-    assert good, "an RGB image of at least one pixel always encodes"
-    return encoded.tobytes()

@@ -17,7 +17,6 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-import torch
 import zmq
 from numpy.typing import NDArray
 
@@ -37,7 +36,7 @@ from streamer.protocol.internal import (
 )
 from streamer.protocol.links import Control, ControlDone
 from streamer.protocol.wire import Buffer, Message, decode, encode
-from streamer.session.engine import Engine, EngineConfig, StaleRevision
+from streamer.session.engine import Engine, StaleRevision
 from streamer.session.socket_outbox import SocketOutbox, dealer, publish_socket
 from streamer.session.storage import SessionFolderError, begin_epoch, save_state
 
@@ -48,22 +47,6 @@ _TELL_EVERY_S = 0.5
 _STATUS_EVERY_S = 1.0
 _IDLE_POLL_MS = 100
 _STREAMING_S = 2.0
-
-
-def engine_config(config: ServeConfig) -> EngineConfig:
-    """The engine's part of the daemon's settings."""
-    session = config.session
-    device = config.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    return EngineConfig(
-        batch=session.batch_size,
-        chunk_budget=session.chunk_budget,
-        map_budget=session.map_budget,
-        device=device,
-        background=session.background,
-        refine_enabled=session.refine,
-    )
 
 
 class SessionProcess:

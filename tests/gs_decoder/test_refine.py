@@ -143,8 +143,16 @@ def test_gradients_pass_the_activations_as_autograd_says(seed):
         0, 8, gradient, seen, parameters.scales, parameters.opacities, *arrays.values(), True
     )
     rows = torch.tensor(parameters.rows, requires_grad=True)
-    activated = (rows[:, :3], rows[:, 3:7], rows[:, 7:10].exp(), rows[:, 10].sigmoid(), rows[:, 11:])
-    total = sum((a * torch.tensor(g)).sum() for a, g in zip(activated, arrays.values(), strict=True))
+    activated = (
+        rows[:, :3],
+        rows[:, 3:7],
+        rows[:, 7:10].exp(),
+        rows[:, 10].sigmoid(),
+        rows[:, 11:],
+    )
+    total = sum(
+        (a * torch.tensor(g)).sum() for a, g in zip(activated, arrays.values(), strict=True)
+    )
     (expected,) = torch.autograd.grad(total, rows)
     assert seen.all()
     assert np.allclose(gradient, expected.numpy(), rtol=1e-4, atol=1e-5)

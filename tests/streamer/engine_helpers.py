@@ -13,8 +13,9 @@ from gs_decoder.refine import RefineConfig
 from streamer.demo import CAPTURE
 from streamer.frames import Frame
 from streamer.render import render_chunks
-from streamer.session.engine import Engine, EngineConfig
+from streamer.session.engine import Engine
 from streamer.session.outbox import Keyframe, Outbox
+from streamer.session.settings import EngineConfig
 from streamer.sources import load_frame, open_capture
 
 LONG_SIDE = 64

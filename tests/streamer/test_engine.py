@@ -21,7 +21,8 @@ from engine_helpers import (
 from gs_decoder import ChunkUpdate, MoveUpdate, psnr
 from streamer.frames import Frame
 from streamer.session.corrections import rigid
-from streamer.session.engine import Engine, EngineConfig, StaleRevision
+from streamer.session.engine import Engine, StaleRevision
+from streamer.session.settings import EngineConfig
 from ttt_core.streaming import StreamingConfig, StreamingModel
 
 # Kernels compile once on a machine.

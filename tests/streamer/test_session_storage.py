@@ -14,6 +14,7 @@ from engine_helpers import feed, make_engine, office
 
 from gs_decoder import MapMirror
 from gs_decoder.updates import ChunkUpdate
+from streamer.session.batching import view_batch
 from streamer.session.engine import Engine
 from streamer.session.storage import (
     SessionFolderError,
@@ -102,7 +103,8 @@ def test_a_loaded_state_goes_on_as_the_saved_one(tmp_path: Path, engine: Engine)
     loaded = load_streaming_state(state / "fast_weights.safetensors")
     frames = office(8, 10)
     poses = {frame.seq: np.asarray(frame.c2w) for frame in frames}
-    batch = engine._view_batch(frames, poses)
+    nothing = [np.zeros(frame.image.shape[:2], np.float32) for frame in frames]
+    batch = view_batch(frames, poses, nothing)
     (first, mine), (second, others) = (
         engine.model.stream(origin, batch) for origin in (engine.model_state, loaded)
     )

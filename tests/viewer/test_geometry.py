@@ -62,8 +62,9 @@ def chunk_of(means: torch.Tensor) -> Chunk:
 
 
 def test_the_angle_of_view_is_that_of_the_splats() -> None:
-    y, x = torch.meshgrid(torch.linspace(-0.4, 0.4, 80), torch.linspace(-0.6, 0.6, 120),
-                          indexing="ij")
+    y, x = torch.meshgrid(
+        torch.linspace(-0.4, 0.4, 80), torch.linspace(-0.6, 0.6, 120), indexing="ij"
+    )
     z = 2.0 + torch.sin(7 * x)
     view = estimate_view(chunk_of(torch.stack([x * z, y * z, z], -1).reshape(-1, 3)))
     assert view is not None

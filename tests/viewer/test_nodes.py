@@ -94,9 +94,12 @@ def expected(chunks: Mapping[int, Chunk], counts: Mapping[int, int]) -> dict[int
     for identity, chunk in chunks.items():
         world = to_world([chunk], origin=ORIGIN).select(slice(0, counts[identity]))
         arrays = world.to_numpy()
-        axes = viser.transforms.SO3(
-            arrays["quats_wxyz"] / np.linalg.norm(arrays["quats_wxyz"], axis=1, keepdims=True)
-        ).as_matrix() * arrays["scales"][:, None, :]
+        axes = (
+            viser.transforms.SO3(
+                arrays["quats_wxyz"] / np.linalg.norm(arrays["quats_wxyz"], axis=1, keepdims=True)
+            ).as_matrix()
+            * arrays["scales"][:, None, :]
+        )
         covariances = axes @ axes.transpose(0, 2, 1)
         opacities = np.rint(arrays["opacities"] * 255)
         rgbs = np.rint((0.5 + 0.28209479177387814 * arrays["sh"][:, 0]) * 255)
@@ -148,9 +151,7 @@ def test_nodes_hold_exactly_the_mirror_within_the_budget(
     for name, number, seed in [*operations, ("show", 0, 0)]:
         ids = list(source.chunks)
         if name == "add":
-            meta = ChunkMeta(
-                frame_seq=used, stamp_ns=0, camera="c", T_world_chunk=similarity(seed)
-            )
+            meta = ChunkMeta(frame_seq=used, stamp_ns=0, camera="c", T_world_chunk=similarity(seed))
             source.add(meta, splats_with_ids(used, number, seed))
             used += number
         elif name == "replace" and ids:
@@ -214,8 +215,15 @@ def test_a_chunk_with_an_unusable_pose_is_left_out_and_said(
     sheared = np.array(good.T_world_chunk)
     sheared[0, 1] += 3.0
     bad = Chunk(
-        id=7, revision=1, content=1, frame_seq=1, stamp_ns=0, camera="c",
-        T_world_chunk=sheared, aabb=good.aabb, splats=good.splats,
+        id=7,
+        revision=1,
+        content=1,
+        frame_seq=1,
+        stamp_ns=0,
+        camera="c",
+        T_world_chunk=sheared,
+        aabb=good.aabb,
+        splats=good.splats,
     )
     shown = nodes.show({identity: good, 7: bad}, 500, ORIGIN)
     assert (shown.splats, shown.skipped) == (100, 1)

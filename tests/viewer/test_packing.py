@@ -10,9 +10,7 @@ from gs_decoder import Splats, sh_from_rgb
 from viewer.packing import pack_splats, place_order, rotations_from_quats, typical_size
 
 
-def splats_of(
-    scales: np.ndarray, quats: np.ndarray | None = None, opacity: float = 0.5
-) -> Splats:
+def splats_of(scales: np.ndarray, quats: np.ndarray | None = None, opacity: float = 0.5) -> Splats:
     count = len(scales)
     random = np.random.default_rng(3)
     return Splats.from_numpy(

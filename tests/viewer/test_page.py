@@ -75,7 +75,6 @@ class Stage:
             psnr=18.0 + done / 2,
             state="streaming",
             model="Matching prior alone: no trained weights are loaded.",
-
         )
 
     def pump(self, seconds: float) -> None:
@@ -239,9 +238,7 @@ def test_the_page_says_that_the_daemon_is_away_and_comes_back(
     stage.map.drop(list(stage.map.chunks))
     stage.stack.publisher.start()
     stage.add(office[1])
-    until(
-        lambda: stage.page.get_by_text(AWAY).count() == 0, "the daemon is back", 15.0, stage.pump
-    )
+    until(lambda: stage.page.get_by_text(AWAY).count() == 0, "the daemon is back", 15.0, stage.pump)
     stage.wait_until_shown()
     # A session that begins anew is shown from its beginning.
     stage.map = new_map()

@@ -96,11 +96,12 @@ class SessionVoice:
             )
         self.pump()
 
-    def say_keyframe(
-        self, seq: int, c2w: np.ndarray, chunk: int | None, thumbnail: bytes
-    ) -> None:
+    def say_keyframe(self, seq: int, c2w: np.ndarray, chunk: int | None, thumbnail: bytes) -> None:
         entry = KeyframeEntry(
-            seq=seq, stamp_ns=seq * 100_000_000, camera="front", chunk=chunk,
+            seq=seq,
+            stamp_ns=seq * 100_000_000,
+            camera="front",
+            chunk=chunk,
             c2w=c2w.ravel().tolist(),
         )
         self._keyframes.append((entry, thumbnail))

@@ -1,0 +1,89 @@
+"""Frames as the streaming model takes them, and what is made of one frame."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from streamer.frames import Frame
+from ttt_core import Prediction, ViewBatch
+
+Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
+
+_THUMBNAIL = 160
+_FARTHEST = 1e6
+"""Metres; no depth sensor sees so far."""
+
+
+def in_map_units(frame: Frame, scale: float) -> Frame:
+    """The frame with its sensor depth scaled as a correction scaled the world around it."""
+    if frame.depth is None:
+        return frame
+    # NaN fails every comparison; farther readings are none, and their squares would overflow.
+    known = (frame.depth > 0.0) & (frame.depth < _FARTHEST)
+    depth = np.where(known, frame.depth, 0.0).astype(np.float32) * np.float32(scale)
+    return replace(frame, depth=depth)
+
+
+def view_batch(
+    frames: Sequence[Frame], poses: Mapping[int, Float64], map_depths: Sequence[Float32]
+) -> ViewBatch:
+    """A batch of frames of one size.
+
+    Args:
+        poses: seq → rigid (4, 4) camera to world.
+        map_depths: (H, W) of each frame, 0 where the map holds nothing.
+    """
+    images = np.stack([frame.image for frame in frames]).transpose(0, 3, 1, 2)
+    intrinsics = [[f.K[0, 0], f.K[1, 1], f.K[0, 2], f.K[1, 2]] for f in frames]
+    map_depth = np.stack(map_depths)
+    shape = frames[0].image.shape[:2]
+    return ViewBatch(
+        keys=tuple(frame.seq for frame in frames),
+        image=torch.from_numpy(np.ascontiguousarray(images)).float() / 255.0,
+        fxfycxcy=torch.tensor(intrinsics, dtype=torch.float32),
+        c2w=torch.from_numpy(np.stack([poses[frame.seq] for frame in frames])),
+        sensor_depth=_stack([frame.depth for frame in frames], shape, 0.0),
+        map_depth=torch.from_numpy(map_depth) if map_depth.any() else None,
+        valid=_stack([frame.valid for frame in frames], shape, True),
+    )
+
+
+def splat_residuals(prediction: Prediction, place: int) -> Float32:
+    """(H, W, 7) of one view: log scales, axis-angle, opacity logit."""
+    planes = torch.cat(
+        [
+            prediction.log_scale_residual[place],
+            prediction.rotation_residual[place],
+            prediction.opacity_logit_residual[place][None],
+        ]
+    )
+    return planes.permute(1, 2, 0).contiguous().numpy()
+
+
+def _stack(
+    arrays: Sequence[NDArray[np.generic] | None], shape: tuple[int, int], missing: float
+) -> torch.Tensor | None:
+    """Optional (H, W) arrays of a batch as one tensor; None where none of them is there."""
+    present = [array for array in arrays if array is not None]
+    if not present:
+        return None
+    filler = np.full(shape, missing, present[0].dtype)
+    return torch.from_numpy(np.stack([filler if array is None else array for array in arrays]))
+
+
+def thumbnail(image: NDArray[np.uint8]) -> bytes:
+    """A JPEG of at most 160 px."""
+    factor = _THUMBNAIL / max(image.shape[:2])
+    if factor < 1.0:
+        size = (round(image.shape[1] * factor) or 1, round(image.shape[0] * factor) or 1)
+        image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
+    good, encoded = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 80])
+    assert good, "an RGB image of at least one pixel always encodes"
+    return encoded.tobytes()

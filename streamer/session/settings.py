@@ -1,0 +1,63 @@
+"""The engine's settings, and what they mean on this machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+
+from gs_decoder.fusion import FusionConfig
+from gs_decoder.refine import RefineConfig
+from gs_decoder.refine.renderers import NumbaViewRenderer, TorchViewRenderer, ViewRenderer
+from streamer.config import ServeConfig
+from streamer.session.keyframes import KeyframeConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    """Attributes:
+    batch: frames that one pass of the model takes.
+    chunk_budget, map_budget: splats of a key frame, of the whole map.
+    idle_steps: refinement steps after the last change of the map; then the session sleeps.
+    publish_every: seconds between publications of refined chunks.
+    chunk_interval: least seconds between two, however fast batches and corrections come.
+    background: what lies behind the map; auto reads it off the first batch.
+    refine_enabled: whether to optimise between batches at all.
+    """
+
+    batch: int = 4
+    chunk_budget: int = 6000
+    map_budget: int = 120_000
+    idle_steps: int = 6000
+    publish_every: float = 2.0
+    chunk_interval: float = 1.5
+    refine_enabled: bool = True
+    device: str = "cpu"
+    background: Literal["auto", "black", "white"] = "auto"
+    keyframes: KeyframeConfig = field(default_factory=KeyframeConfig)
+    fusion: FusionConfig = field(default_factory=FusionConfig)
+    refine: RefineConfig = field(default_factory=RefineConfig)
+
+
+def engine_config(config: ServeConfig) -> EngineConfig:
+    """The engine's part of the daemon's settings."""
+    session = config.session
+    device = config.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return EngineConfig(
+        batch=session.batch_size,
+        chunk_budget=session.chunk_budget,
+        map_budget=session.map_budget,
+        device=device,
+        background=session.background,
+        refine_enabled=session.refine,
+    )
+
+
+def view_renderer(device: str, workers: int) -> ViewRenderer:
+    """gsplat on CUDA, the numba kernels elsewhere."""
+    if device.startswith("cuda"):
+        return TorchViewRenderer("gsplat", device)
+    return NumbaViewRenderer(workers)
