@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
 # Share of a full window's spread that is added to what was found: a fit to a handful of
 # neighbours gives way to "facing the camera".
-_RIDGE = 0.005
+RIDGE = 0.005
 
 
 def depth_normals(
@@ -19,6 +20,7 @@ def depth_normals(
     *,
     radius: int = 2,
     edge_slant: float = 78.0,
+    wanted: Tensor | None = None,  # (H, W) bool
 ) -> Tensor:
     """Unit normals (H, W, 3) towards the camera, OpenCV camera axes.
 
@@ -33,7 +35,31 @@ def depth_normals(
         fxfycxcy: pixels.
         radius: of the window, pixels.
         edge_slant: degrees between the image plane and a surface from which on it is an edge.
+        wanted: where normals are asked for; elsewhere they may be zero, which saves their time.
     """
+    if (
+        depth.dtype == torch.float32
+        and depth.device.type == "cpu"
+        and not _tracked(depth, fxfycxcy)
+    ):
+        # numba takes a second to import: whoever only mirrors a map should not wait for it.
+        from gs_decoder.normals_kernel import fit_planes
+
+        out = np.zeros((*depth.shape, 3), np.float32)
+        asked = np.ones(depth.shape, np.bool_) if wanted is None else wanted.numpy()
+        camera = fxfycxcy.to(torch.float32).numpy()
+        steepest = math.tan(math.radians(edge_slant)) / math.sqrt(camera[0] * camera[1])
+        fit_planes(depth.contiguous().numpy(), camera, asked, radius, steepest, RIDGE, out)
+        return torch.from_numpy(out)
+    return _depth_normals_torch(depth, fxfycxcy, radius, edge_slant)
+
+
+def _tracked(*tensors: Tensor) -> bool:
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+
+
+def _depth_normals_torch(depth: Tensor, fxfycxcy: Tensor, radius: int, edge_slant: float) -> Tensor:
+    """The differentiable form, and the definition."""
     fx, fy, cx, cy = fxfycxcy.unbind(-1)
     height, width = depth.shape
     known = torch.isfinite(depth) & (depth > 0)
@@ -59,8 +85,8 @@ def depth_normals(
             sq, suq, svq = sq + rise, suq + du * rise, svq + dv * rise
             full += du * du
     n = n.clamp_min(1.0)
-    cuu = suu - su * su / n + _RIDGE * full
-    cvv = svv - sv * sv / n + _RIDGE * full
+    cuu = suu - su * su / n + RIDGE * full
+    cvv = svv - sv * sv / n + RIDGE * full
     cuv = suv - su * sv / n
     cuq, cvq = suq - su * sq / n, svq - sv * sq / n
     determinant = cuu * cvv - cuv * cuv

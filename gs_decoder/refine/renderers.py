@@ -115,7 +115,6 @@ class NumbaViewRenderer:
 
     def __init__(self, workers: int) -> None:
         self._rasterizers = [NumbaRasterizer(threads=1) for _ in range(workers)]
-        self._whole = NumbaRasterizer(threads=workers)
 
     def render(
         self,
@@ -127,7 +126,8 @@ class NumbaViewRenderer:
         background: Float32,
     ) -> tuple[Float32, Float32, Float32]:
         used = slice(0, parameters.count)
-        render = self._whole.forward(
+        # No worker runs while the caller renders: the first one's workspace is free.
+        render = self._rasterizers[0].forward(
             parameters.means[used],
             parameters.quats[used],
             parameters.scales[used],

@@ -240,3 +240,18 @@ def test_shapes_that_do_not_fit(options: dict, message: str) -> None:
         view(plane((0, 0, -1), 2.0), **options)
     with pytest.raises(ValueError, match="max_slant"):
         FootprintConfig(max_slant=90)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_kernel_finds_the_normals_of_the_differentiable_form(seed):
+    generator = torch.Generator().manual_seed(seed)
+    depth = 1.0 + torch.rand(23, 31, generator=generator)
+    depth[:, 12:] += 2.0
+    depth[torch.rand(23, 31, generator=generator) < 0.1] = 0.0
+    depth[0, 0], depth[5, 5] = math.nan, math.inf
+    tracked = INTRINSICS.clone().requires_grad_()
+    expected = depth_normals(depth, tracked).detach()
+    assert torch.allclose(depth_normals(depth, INTRINSICS), expected, atol=2e-4)
+    wanted = torch.rand(23, 31, generator=generator) < 0.3
+    some = depth_normals(depth, INTRINSICS, wanted=wanted)
+    assert torch.allclose(some[wanted], expected[wanted], atol=2e-4)
