@@ -137,40 +137,19 @@ class Engine:
 
     def _choose_keyframes(
         self, frames: Sequence[Frame], poses: Mapping[int, Float64]
-    ) -> list[Frame]:
+    ) -> list[tuple[Frame, Float32]]:
+        """The key frames among these, each with the map's depth as it sees it."""
         chosen = []
         for frame in frames:
             pose = poses[frame.seq]
-            depth, unseen = self._look(frame, pose)
+            map_depth = self._map_depth(frame, pose)
+            filled = map_depth > 0.0
+            depth = float(np.median(map_depth[filled])) if filled.any() else self._scene_depth
             # Until something is known of the scene every frame is worth a look.
-            if self._scene_depth is None or self.selector.is_keyframe(pose, depth, unseen):
-                chosen.append(frame)
+            if depth is None or self.selector.is_keyframe(pose, depth, 1.0 - float(filled.mean())):
+                chosen.append((frame, map_depth))
                 self.selector.add(frame.seq, pose)
         return chosen
-
-    def _look(self, frame: Frame, pose: Float64) -> tuple[float, float]:
-        """Median depth of the map as this frame sees it, and the share it leaves empty."""
-        height, width = frame.image.shape[:2]
-        rendered = self.refiner.render(pose, frame.K, width, height)
-        if rendered is None:
-            return self._scene_depth or 1.0, 1.0
-        _, depth, alpha = rendered
-        filled = alpha > 0.5
-        if not filled.any():
-            return self._scene_depth or 1.0, 1.0
-        return float(np.median(depth[filled])), 1.0 - float(filled.mean())
-
-    def _predict_and_fuse(self, frames: list[Frame], poses: Mapping[int, Float64]) -> None:
-        # One camera's images have one size; a batch of several cameras goes through by size.
-        by_size: dict[tuple[int, ...], list[Frame]] = {}
-        for frame in frames:
-            by_size.setdefault(frame.image.shape, []).append(frame)
-        for group in by_size.values():
-            depths = [self._map_depth(frame, poses[frame.seq]) for frame in group]
-            batch = view_batch(group, poses, depths)
-            self.model_state, prediction = self.model.stream(self.model_state, batch)
-            for place, frame in enumerate(group):
-                self._fuse(frame, poses[frame.seq], prediction, place)
 
     def _map_depth(self, frame: Frame, pose: Float64) -> Float32:
         """(H, W) z-depth of the map as this frame sees it, 0 where it holds nothing."""
@@ -180,6 +159,20 @@ class Engine:
             return np.zeros((height, width), np.float32)
         _, depth, alpha = rendered
         return np.where(alpha > 0.5, depth, np.float32(0.0))
+
+    def _predict_and_fuse(
+        self, chosen: list[tuple[Frame, Float32]], poses: Mapping[int, Float64]
+    ) -> None:
+        # One camera's images have one size; a batch of several cameras goes through by size.
+        by_size: dict[tuple[int, ...], list[tuple[Frame, Float32]]] = {}
+        for frame, map_depth in chosen:
+            by_size.setdefault(frame.image.shape, []).append((frame, map_depth))
+        for group in by_size.values():
+            frames = [frame for frame, _ in group]
+            batch = view_batch(frames, poses, [map_depth for _, map_depth in group])
+            self.model_state, prediction = self.model.stream(self.model_state, batch)
+            for place, frame in enumerate(frames):
+                self._fuse(frame, poses[frame.seq], prediction, place)
 
     def _fuse(self, frame: Frame, pose: Float64, prediction: Prediction, place: int) -> None:
         height, width = frame.image.shape[:2]
