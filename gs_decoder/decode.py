@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as functional
 from torch import Tensor
 
 from gs_decoder.splats import Splats
@@ -56,7 +55,7 @@ def decode_splats(
     distance = FAR * torch.sigmoid(depth.mean(-1, keepdim=True))
     return Splats(
         means=ray_origins + distance * ray_directions,
-        quats_wxyz=functional.normalize(rotation, dim=-1),
+        quats_wxyz=rotation,
         scales=torch.exp((scale + _LOG_SCALE_SHIFT).clamp_max(_LOG_SCALE_MAX)),
         opacities=torch.sigmoid(opacity.squeeze(-1) + _OPACITY_SHIFT),
         sh=sh.unflatten(-1, (coefficients, 3)),

@@ -1,9 +1,9 @@
 """Fusion: which pixels of a predicted view become new splats, and how large ones.
 
-A pixel becomes one only where the rendered map does not explain it: nothing there (alpha), another
-surface in front (depth) or another colour. Flat regions take one splat for 4x4 or 2x2 pixels,
-detail takes one a pixel, and a tolerance is raised until the view keeps its budget: a quadtree on
-the colour error that a cell's mean leaves.
+A pixel becomes one only where the rendered map does not explain it: nothing there (alpha), or
+another surface in front (depth) of another colour. Flat regions take one splat for 4x4 or 2x2
+pixels, detail takes one a pixel, and a tolerance is raised until the view keeps its budget: a
+quadtree on the colour error that a cell's mean leaves.
 """
 
 from __future__ import annotations
@@ -225,12 +225,10 @@ def _pick(levels: list[_Level], tolerance: float, config: FusionConfig) -> list[
 
 
 def _thin(picked: list[Mask], budget: int) -> list[Mask]:
-    """Every n-th cell, where even the coarsest choice is over the budget."""
-    total = sum(int(mask.sum()) for mask in picked)
-    step = -(-total // max(1, budget))
-    thinned = []
-    for mask in picked:
-        kept = np.zeros_like(mask)
-        kept.reshape(-1)[np.flatnonzero(mask)[::step]] = True
-        thinned.append(kept)
+    """Every n-th cell, where even the coarsest choice is over the budget; coarse cells first."""
+    cells = [(level, place) for level in (2, 1, 0) for place in np.flatnonzero(picked[level])]
+    step = -(-len(cells) // max(1, budget))
+    thinned = [np.zeros_like(mask) for mask in picked]
+    for level, place in cells[::step]:
+        thinned[level].reshape(-1)[place] = True
     return thinned

@@ -250,6 +250,11 @@ class StreamingModel(nn.Module):
         logit = torch.logit(confidence, eps=_LOGIT_EPS)
         # written as a difference so that a zero residual returns the prior's value bit for bit
         gain = torch.sigmoid(logit + residuals["confidence_logit"][:, 0]) - torch.sigmoid(logit)
+        if batch.sensor_depth is not None:
+            gain = torch.where(batch.sensor_depth.to(self.device) > 0, 0.0, gain)
+        if batch.valid is not None:
+            # masked pixels have no say in later views either, whatever the network thinks
+            gain = torch.where(batch.valid.to(self.device), gain, 0.0)
         prediction = Prediction(
             depth=depth * torch.exp(log_ratio),
             confidence=(confidence + gain).clamp(0, 1),

@@ -1,6 +1,7 @@
 """What every backend promises: the result, the errors and the check of the arguments."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,9 +29,8 @@ class RasterBackendError(RasterError):
     """An unknown backend, or one that cannot do what is asked."""
 
 
-@dataclass(frozen=True, slots=True)
-class Render:
-    """One rendered view; float32 tensors on the device of the inputs.
+class Render(NamedTuple):
+    """One rendered view; tensors on the device of the inputs, unpacks as (rgb, depth, alpha).
 
     Attributes:
         rgb: (H,W,3), the background blended in where light is left.
@@ -56,7 +56,12 @@ class View:
 
 
 def _expect(
-    name: str, tensor: Tensor, shape: tuple[int, ...], text: str, device: torch.device
+    name: str,
+    tensor: Tensor,
+    shape: tuple[int, ...],
+    text: str,
+    device: torch.device,
+    dtype: torch.dtype,
 ) -> None:
     if not isinstance(tensor, Tensor):
         raise RasterDtypeError(
@@ -64,8 +69,8 @@ def _expect(
         )
     if tensor.shape != shape:
         raise RasterShapeError(f"{name}: shape {tuple(tensor.shape)}; expected {text} = {shape}")
-    if tensor.dtype != torch.float32:
-        raise RasterDtypeError(f"{name}: {tensor.dtype}; convert it with .float()")
+    if tensor.dtype != dtype:
+        raise RasterDtypeError(f"{name}: {tensor.dtype}; convert it with .to({dtype})")
     if tensor.device != device:
         raise RasterDeviceError(
             f"{name}: on {tensor.device}, but means are on {device}; move all to one device"
@@ -91,6 +96,8 @@ def check(
     background: Tensor | None,
     max_alpha: float,
     near: float,
+    *,
+    double: bool = False,
 ) -> View:
     """Raise a `RasterError` that names the argument, what it was and what to pass instead."""
     if not isinstance(means, Tensor):
@@ -100,16 +107,18 @@ def check(
     if means.ndim != 2 or means.shape[1] != 3:
         raise RasterShapeError(f"means: shape {tuple(means.shape)}; expected (N,3)")
     count, device = means.shape[0], means.device
-    _expect("means", means, (count, 3), "(N,3)", device)
-    _expect("quats", quats, (count, 4), "(N,4)", device)
-    _expect("scales", scales, (count, 3), "(N,3)", device)
-    _expect("opacities", opacities, (count,), "(N,)", device)
-    _expect("viewmat", viewmat, (4, 4), "(4,4)", device)
-    _expect("K", K, (3, 3), "(3,3)", device)
+    # Only the plain reference computes in double; the kernels are float32.
+    dtype = torch.float64 if double and means.dtype == torch.float64 else torch.float32
+    _expect("means", means, (count, 3), "(N,3)", device, dtype)
+    _expect("quats", quats, (count, 4), "(N,4)", device, dtype)
+    _expect("scales", scales, (count, 3), "(N,3)", device, dtype)
+    _expect("opacities", opacities, (count,), "(N,)", device, dtype)
+    _expect("viewmat", viewmat, (4, 4), "(4,4)", device, dtype)
+    _expect("K", K, (3, 3), "(3,3)", device, dtype)
     if background is not None:
-        _expect("background", background, (3,), "(3,)", device)
+        _expect("background", background, (3,), "(3,)", device, dtype)
     if sh_degree is None:
-        _expect("colors", colors, (count, 3), "(N,3) without sh_degree", device)
+        _expect("colors", colors, (count, 3), "(N,3) without sh_degree", device, dtype)
     else:
         if isinstance(sh_degree, bool) or sh_degree not in range(MAX_SH_DEGREE + 1):
             raise RasterError(f"sh_degree: {sh_degree!r}; expected None or 0 to {MAX_SH_DEGREE}")
@@ -123,7 +132,7 @@ def check(
                 f"colors: shape {tuple(colors.shape)}; expected (N,K,3) with K >= {least} "
                 f"for sh_degree={sh_degree}"
             )
-        _expect("colors", colors, (count, colors.shape[1], 3), "(N,K,3)", device)
+        _expect("colors", colors, (count, colors.shape[1], 3), "(N,K,3)", device, dtype)
     for name, size in (("width", width), ("height", height)):
         if isinstance(size, bool) or int(size) != size or size < 1:
             raise RasterShapeError(

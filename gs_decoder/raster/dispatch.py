@@ -61,7 +61,7 @@ def rasterize(
         raise RasterBackendError(f"backend: {backend!r}; expected one of {', '.join(BACKENDS)}")
     view = check(
         means, quats, scales, opacities, colors, viewmat, K, width, height, sh_degree,
-        background, max_alpha, near,
+        background, max_alpha, near, double=backend == "reference",
     )  # fmt: skip
     device = means.device.type
     if backend == "auto":
@@ -73,7 +73,7 @@ def rasterize(
             'move them, or use backend="auto"'
         )
     splats = (means, quats, scales, opacities, colors)
-    # Imported at use: numba takes a second, gsplat must not be touched without CUDA.
+    # Imported at use: gsplat must not be touched without CUDA.
     if backend == "numba":
         from gs_decoder.raster.cpu.autograd import render as render_numba
 

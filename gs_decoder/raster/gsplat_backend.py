@@ -36,8 +36,10 @@ def render(
     if means.shape[0] == 0:
         # gsplat's kernels are not launched on nothing.
         behind = means.new_zeros(3) if background is None else background
-        empty = means.new_zeros(size)
-        return Render(behind.expand(*size, 3).clone(), empty, empty.clone())
+        # Zero, but part of the graph: a backward through an empty map must not fail.
+        nothing = sum(values.sum() for values in (means, quats, scales, opacities, colors))
+        empty = means.new_zeros(size) + 0.0 * (nothing + viewmat.sum())
+        return Render(behind.expand(*size, 3) + empty[..., None], empty, empty.clone())
     try:
         from gsplat import rasterization
     except (ImportError, OSError, RuntimeError) as error:

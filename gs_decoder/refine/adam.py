@@ -54,6 +54,9 @@ def adam_rows(
             moment2[n, k] = v
             rate = rates[k] * size if k < 3 else rates[k]
             rows[n, k] -= rate * (m * correct1) / (math.sqrt(v * correct2) + epsilon)
+            # Whoever shows the map clamps colours at 0: a negative one would be another picture.
+            if k >= 11 and rows[n, k] < 0.0:
+                rows[n, k] = 0.0
 
 
 @numba.njit(nogil=True, cache=True)

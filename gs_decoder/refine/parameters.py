@@ -16,11 +16,10 @@ from numpy.typing import NDArray
 
 from gs_decoder.refine.adam import COLOR, COLUMNS, LOG_SCALE, LOGIT, MEAN, QUAT, activate_rows
 from gs_decoder.rotations import multiply_quaternions, quaternion_from_matrix
+from gs_decoder.sh import C0
 from gs_decoder.splats import Splats
 
 Float32 = NDArray[np.float32]
-SH_C0 = 0.28209479177387814
-
 _GROWTH = 1.5
 _SMALLEST_SCALE = 1e-9
 _LOGIT_BOUND = 9.0
@@ -91,7 +90,7 @@ class SplatParameters:
         rows[:, LOGIT] = np.clip(
             torch.logit(splats.opacities, eps=1e-6).numpy(), -_LOGIT_BOUND, _LOGIT_BOUND
         )
-        rows[:, COLOR:] = 0.5 + SH_C0 * splats.sh[:, 0].numpy()
+        rows[:, COLOR:] = 0.5 + C0 * splats.sh[:, 0].numpy()
         self.moment1[first:last] = 0.0
         self.moment2[first:last] = 0.0
         self.steps[first:last] = 0
@@ -108,11 +107,6 @@ class SplatParameters:
         self.count = kept
         self.activate()
 
-    def drop(self, chunks: set[int]) -> None:
-        """Forget every splat of these chunks."""
-        if chunks:
-            self.select(~np.isin(self.chunk[: self.count], list(chunks)))
-
     def chunks(self) -> list[int]:
         """The chunks that have splats here."""
         return np.unique(self.chunk[: self.count]).tolist()
@@ -126,7 +120,7 @@ class SplatParameters:
             quats_wxyz=torch.from_numpy(self.quats[used][indices].copy()),
             scales=torch.from_numpy(self.scales[used][indices].copy()),
             opacities=torch.from_numpy(self.opacities[used][indices].copy()),
-            sh=torch.from_numpy(((color - 0.5) / SH_C0)[:, None, :].astype(np.float32)),
+            sh=torch.from_numpy(((color - 0.5) / C0)[:, None, :].astype(np.float32)),
         )
 
     def transform(self, motions: Mapping[int, NDArray[np.float64]]) -> None:

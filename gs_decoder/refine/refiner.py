@@ -118,9 +118,6 @@ class Refiner:
         """Take a chunk's splats (SH degree 0), means relative to `origin`."""
         self.parameters.add(chunk, splats)
 
-    def drop_chunks(self, chunks: set[int]) -> None:
-        self.parameters.drop(chunks)
-
     def move_chunks(self, motions: Mapping[int, Float64], *, near: Float64 | None = None) -> None:
         """Chunks' new-from-old world similarities, (4, 4) float64.
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -28,7 +28,7 @@ def in_map_units(frame: Frame, scale: float) -> Frame:
     # NaN fails every comparison; farther readings are none, and their squares would overflow.
     known = (frame.depth > 0.0) & (frame.depth < _FARTHEST)
     depth = np.where(known, frame.depth, 0.0).astype(np.float32) * np.float32(scale)
-    return replace(frame, depth=depth)
+    return dataclasses.replace(frame, depth=depth)
 
 
 def view_batch(
@@ -53,6 +53,12 @@ def view_batch(
         map_depth=torch.from_numpy(map_depth) if map_depth.any() else None,
         valid=_stack([frame.valid for frame in frames], shape, True),
     )
+
+
+def on_cpu(prediction: Prediction) -> Prediction:
+    """The prediction where fusion works, whatever device made it."""
+    fields = dataclasses.fields(prediction)
+    return Prediction(**{field.name: getattr(prediction, field.name).cpu() for field in fields})
 
 
 def splat_residuals(prediction: Prediction, place: int) -> Float32:

@@ -19,7 +19,13 @@ from gs_decoder import ChunkMeta, MapConfig, SplatMap, Splats, estimate_backgrou
 from gs_decoder.fusion import fuse_view
 from gs_decoder.refine import Refiner, RefineView
 from streamer.frames import Frame
-from streamer.session.batching import in_map_units, splat_residuals, thumbnail, view_batch
+from streamer.session.batching import (
+    in_map_units,
+    on_cpu,
+    splat_residuals,
+    thumbnail,
+    view_batch,
+)
 from streamer.session.corrections import Trajectory, rigid, scale_of
 from streamer.session.keyframes import KeyframeSelector
 from streamer.session.outbox import Keyframe, Outbox, SessionStatus
@@ -171,6 +177,7 @@ class Engine:
             frames = [frame for frame, _ in group]
             batch = view_batch(frames, poses, [map_depth for _, map_depth in group])
             self.model_state, prediction = self.model.stream(self.model_state, batch)
+            prediction = on_cpu(prediction)
             for place, frame in enumerate(frames):
                 self._fuse(frame, poses[frame.seq], prediction, place)
 

@@ -102,3 +102,15 @@ def test_cells_do_not_reach_across_a_depth_edge():
     splats = fuse_view(color, depth, confidence, CAMERA, rendered=None, budget=10_000)
     z = splats.means[:, 2]
     assert bool(((z - 2.0).abs() < 0.1).logical_or((z - 5.0).abs() < 0.2).all())
+
+
+def test_the_budget_holds_where_single_cells_of_every_size_are_wanted():
+    color, depth, confidence = view(flat=True)
+    valid = np.zeros((HEIGHT, WIDTH), np.bool_)
+    valid[4:8, 8:12] = True
+    valid[20, 30] = True
+    for budget in (1, 2):
+        splats = fuse_view(
+            color, depth, confidence, CAMERA, rendered=None, valid=valid, budget=budget
+        )
+        assert splats.count == budget
