@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -68,11 +68,11 @@ def save_state(engine: Engine, folder: Path, *, epoch: int, next_seq: int) -> Pa
         SessionFolderError: the folder cannot be written.
     """
     states = folder / "state"
+    aside = states / ".writing"
     try:
         states.mkdir(parents=True, exist_ok=True, mode=0o700)
         numbers = sorted(int(path.name) for path in states.iterdir() if path.name.isdigit())
         number = numbers[-1] + 1 if numbers else 0
-        aside = states / f".{number}.writing"
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(mode=0o700)
         save_file(_contiguous(engine.model_state.to_tensors()), aside / "fast_weights.safetensors")
@@ -92,9 +92,12 @@ def save_state(engine: Engine, folder: Path, *, epoch: int, next_seq: int) -> Pa
         _sync(states)
         for old in numbers[: len(numbers) - _KEPT_STATES + 1]:
             shutil.rmtree(states / str(old), ignore_errors=True)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
+        # A disk that is full gets its room back; the states before this one stay.
+        shutil.rmtree(aside, ignore_errors=True)
+        reason = getattr(error, "strerror", None) or error
         raise SessionFolderError(
-            f"{states}: the state could not be written ({error.strerror}): free the disk or "
+            f"{states}: the state could not be written ({reason}): free the disk or "
             "choose another --session-dir"
         ) from None
     return final

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -124,7 +125,7 @@ def test_the_last_two_states_stay(tmp_path: Path, engine: Engine) -> None:
 
 def test_what_a_crash_left_half_written_is_in_nobodys_way(tmp_path: Path, engine: Engine) -> None:
     save_state(engine, tmp_path, epoch=1, next_seq=8)
-    half = tmp_path / "state" / ".1.writing"
+    half = tmp_path / "state" / ".writing"
     half.mkdir()
     (half / "chunks.safetensors").write_bytes(b"half")
     (half / "other").write_bytes(b"")
@@ -133,6 +134,23 @@ def test_what_a_crash_left_half_written_is_in_nobodys_way(tmp_path: Path, engine
     assert len(list(state.iterdir())) == 3
     assert sorted(os.listdir(tmp_path / "state")) == ["0", "1"]
     assert load_chunks(state / "chunks.safetensors")
+
+
+def test_a_full_disk_is_named_and_costs_no_state(tmp_path: Path, engine: Engine) -> None:
+    save_state(engine, tmp_path, epoch=1, next_seq=8)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # Files stop to grow, as they do on a full disk: within the one of the two, within the other.
+    sizes = [path.stat().st_size for path in (tmp_path / "state" / "0").glob("*.safetensors")]
+    assert len(sizes) == 2
+    for limit in (size // 2 for size in sizes):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+        try:
+            with pytest.raises(SessionFolderError, match="--session-dir"):
+                save_state(engine, tmp_path, epoch=1, next_seq=8)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert os.listdir(tmp_path / "state") == ["0"]
+    assert save_state(engine, tmp_path, epoch=1, next_seq=8).name == "1"
 
 
 def test_an_empty_session_saves_too(tmp_path: Path) -> None:
