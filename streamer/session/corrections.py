@@ -3,6 +3,10 @@
 A correction names some frames and their new poses. Frames between two of them follow both: each
 carries along with its two corrected neighbours rigidly, and the two outcomes are blended by time.
 Frames after the last one follow the last (up to `upto`); frames before the first stay.
+
+Cameras that are triggered together share a stamp, and one pose cannot be all of theirs. A pose
+named by a stamp is that of the first frame with it (the lowest seq); the others of the same stamp
+follow this one rigidly, as the rig that holds them did, wherever in the order they came.
 """
 
 from __future__ import annotations
@@ -19,34 +23,31 @@ Float64 = NDArray[np.float64]
 
 @dataclass(slots=True)
 class TrackedPose:
-    """A frame's pose as the map holds it: a similarity, (4, 4) float64, scale 1 unless corrected.
-
-    `received` is the pose as it came with the frame, before any correction.
-    """
+    """A frame's pose in the map: a similarity, (4, 4) float64, scale 1 unless corrected."""
 
     seq: int
     stamp_ns: int
     pose: Float64
-    received: Float64
 
 
 @dataclass(slots=True)
 class _Pending:
     """A correction as frames still to come must follow it: those up to `upto` go with the last
-    corrected frame before them, `new @ old^-1`; the ones in `named` have corrected poses."""
+    corrected frame before them, or the one of their stamp; the ones in `named` have corrected
+    poses. `motion` is that of the last corrected frame, new @ old^-1, `of_stamp` all of them."""
 
     upto: int
-    old: Float64
-    new: Float64
+    motion: Float64
+    of_stamp: dict[int, Float64]
     named: dict[int, Float64]
 
-    def follow(self, seq: int, pose: Float64) -> Float64:
+    def follow(self, seq: int, stamp_ns: int, pose: Float64) -> Float64:
         if seq > self.upto:
             return pose
         if seq in self.named:
-            self.old, self.new = pose, self.named[seq]
-            return self.new
-        return self.new @ np.linalg.inv(self.old) @ pose
+            self.motion = self.of_stamp[stamp_ns] = self.named[seq] @ np.linalg.inv(pose)
+            return self.named[seq]
+        return self.of_stamp.get(stamp_ns, self.motion) @ pose
 
 
 def scale_of(similarity: Float64) -> float:
@@ -127,15 +128,15 @@ class Trajectory:
         """
         pose = c2w
         for correction in self._pending:
-            pose = correction.follow(seq, pose)
+            pose = correction.follow(seq, stamp_ns, pose)
         self._pending = [correction for correction in self._pending if seq < correction.upto]
-        self._frames[seq] = TrackedPose(seq, stamp_ns, pose, c2w)
+        self._frames[seq] = TrackedPose(seq, stamp_ns, pose)
         self._seqs.append(seq)
-        self._seq_of_stamp[stamp_ns] = seq
+        self._seq_of_stamp.setdefault(stamp_ns, seq)
         return pose
 
     def seqs_by_stamp(self, stamps: Iterable[int]) -> dict[int, int]:
-        """stamp → seq of those stamps that are known."""
+        """stamp → the first seq with it, of those stamps that are known."""
         return {stamp: self._seq_of_stamp[stamp] for stamp in stamps if stamp in self._seq_of_stamp}
 
     def last_seq_until(self, stamp_ns: int) -> int:
@@ -164,10 +165,11 @@ class Trajectory:
         upto = max([upto, *named])
         if not anchors:
             if named:
-                self._pending.append(_Pending(upto, np.eye(4), np.eye(4), named))
+                self._pending.append(_Pending(upto, np.eye(4), {}, named))
             return {}
         first, last = anchors[0], anchors[-1]
-        old = {seq: self._frames[seq].pose for seq in anchors}
+        motions = {s: poses[s] @ np.linalg.inv(self._frames[s].pose) for s in anchors}
+        of_stamp = {self._frames[seq].stamp_ns: motions[seq] for seq in anchors}
         moved: dict[int, Float64] = {}
         start = bisect_left(self._seqs, first)
         stop = bisect_right(self._seqs, max(upto, last))
@@ -175,16 +177,18 @@ class Trajectory:
             frame = self._frames[seq]
             place = bisect_right(anchors, seq) - 1
             before = anchors[place]
-            follow = poses[before] @ np.linalg.inv(old[before]) @ frame.pose
+            follow = motions[before] @ frame.pose
             if seq in poses:
                 follow = poses[seq]
+            elif frame.stamp_ns in of_stamp:
+                follow = of_stamp[frame.stamp_ns] @ frame.pose
             elif place + 1 < len(anchors):
                 after = anchors[place + 1]
-                other = poses[after] @ np.linalg.inv(old[after]) @ frame.pose
+                other = motions[after] @ frame.pose
                 follow = blend(follow, other, self._share(before, seq, after))
             moved[seq] = np.array(follow)
         if not self._seqs or upto > self._seqs[-1]:
-            self._pending.append(_Pending(upto, old[last], np.array(poses[last]), named))
+            self._pending.append(_Pending(upto, motions[last], of_stamp, named))
         for seq, pose in moved.items():
             self._frames[seq].pose = pose
         return moved

@@ -177,7 +177,9 @@ class SessionProcess:
         """key → seq of the corrected frames that were received and are not processed yet."""
         if poses.by == "stamp":
             named = {key for key, _ in poses.entries}
-            return {stamp: seq for stamp, seq in self._stamps_waiting(poses) if stamp in named}
+            # Of several frames with one stamp the first is meant, so it is written last.
+            waiting = sorted(self._stamps_waiting(poses), reverse=True)
+            return {stamp: seq for stamp, seq in waiting if stamp in named}
         first = self._waiting[0][0].seq if self._waiting else self._next_seq
         return {seq: seq for seq, _ in poses.entries if first <= seq <= poses.received_upto}
 

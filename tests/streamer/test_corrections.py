@@ -136,3 +136,57 @@ def test_stamps_find_their_frames():
     assert trajectory.seqs_by_stamp([1000, 1500]) == {1000: 1}
     assert trajectory.last_seq_until(1999) == 1
     assert trajectory.last_seq_until(-1) == -1
+
+
+@pytest.mark.parametrize(
+    "order",
+    [[(t, c) for t in range(4) for c in range(2)], [(t, c) for c in range(2) for t in range(4)]],
+    ids=["in turn", "one camera after the other"],
+)
+@pytest.mark.parametrize("known", [0, 3, 5, 8])
+def test_a_stamp_names_its_first_frame_and_the_rest_of_the_rig_follows(order, known):
+    """Two cameras with the same stamps; of the correction's frames some are still to come."""
+    rng = np.random.default_rng(7)
+    rig = random_pose(rng)
+    path = [random_pose(rng) for _ in range(4)]
+    first, last = random_pose(rng), random_pose(rng, 1.4)
+    trajectory = Trajectory()
+
+    def pose(place):
+        stamp, camera = order[place]
+        return path[stamp] @ (rig if camera else np.eye(4))
+
+    def add(place):
+        return trajectory.add(place, order[place][0] * 1000, pose(place))
+
+    for place in range(known):
+        add(place)
+    named = {0: first @ path[0], 3000: last @ path[3]}
+    seq_of = {stamp: order.index((stamp // 1000, 0)) for stamp in named}
+    assert trajectory.seqs_by_stamp(named) == {s: q for s, q in seq_of.items() if q < known}
+    trajectory.correct(
+        {seq: named[stamp] for stamp, seq in seq_of.items() if seq < known},
+        upto=7,
+        coming={seq: named[stamp] for stamp, seq in seq_of.items() if seq >= known},
+    )
+    for place in range(known, 8):
+        add(place)
+    for place, (stamp, _) in enumerate(order):
+        if stamp in (0, 3):
+            expected = (last if stamp else first) @ pose(place)
+            assert np.allclose(trajectory.pose(place), expected, atol=1e-8)
+
+
+def test_a_camera_that_came_late_is_not_taken_for_the_one_that_was_named():
+    rng = np.random.default_rng(8)
+    trajectory, poses = Trajectory(), [random_pose(rng) for _ in range(3)]
+    for seq, (stamp, pose) in enumerate(zip([0, 0, 1000], poses)):
+        trajectory.add(seq, stamp, pose)
+    motion = random_pose(rng)
+    moved = trajectory.correct(
+        {trajectory.seqs_by_stamp([0])[0]: motion @ poses[0], 2: poses[2]}, upto=2
+    )
+    assert sorted(moved) == [0, 1, 2]
+    assert np.array_equal(trajectory.pose(0), motion @ poses[0])
+    assert np.allclose(trajectory.pose(1), motion @ poses[1])
+    assert np.array_equal(trajectory.pose(2), poses[2])
