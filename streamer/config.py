@@ -24,6 +24,8 @@ import yaml
 from streamer.suggest import did_you_mean
 
 RUN_CONFIG = "config.json"
+MIN_PAGE_SPLATS, MAX_PAGE_SPLATS = 1_000, 4_000_000
+"""What the live page can be told to show at most: its browser takes the memory at once."""
 
 
 class ConfigError(ValueError):
@@ -59,7 +61,12 @@ class ViewerConfig:
 
     def __post_init__(self) -> None:
         _require(0 <= self.port <= 65535, "viewer.port", self.port, "is not in 0..65535")
-        _require(self.max_splats > 0, "viewer.max_splats", self.max_splats, "must be positive")
+        _require(
+            MIN_PAGE_SPLATS <= self.max_splats <= MAX_PAGE_SPLATS,
+            "viewer.max_splats",
+            self.max_splats,
+            f"is not in {MIN_PAGE_SPLATS}..{MAX_PAGE_SPLATS}",
+        )
 
 
 @dataclass(kw_only=True, slots=True)

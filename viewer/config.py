@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from streamer.config import MAX_PAGE_SPLATS, MIN_PAGE_SPLATS
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ViewerConfig:
@@ -29,5 +31,7 @@ class ViewerConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
             raise ValueError(f"port is {self.port}: give 1 to 65535, or 0 for a free one")
-        if not 1_000 <= self.max_splats <= 4_000_000:
-            raise ValueError(f"max_splats is {self.max_splats}: give 1000 to 4000000")
+        if not MIN_PAGE_SPLATS <= self.max_splats <= MAX_PAGE_SPLATS:
+            raise ValueError(
+                f"max_splats is {self.max_splats}: give {MIN_PAGE_SPLATS} to {MAX_PAGE_SPLATS}"
+            )

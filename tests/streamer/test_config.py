@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from streamer.config import (
     read_run_config,
     write_run_config,
 )
+from viewer.config import ViewerConfig as PageConfig
 
 
 @pytest.mark.parametrize(
@@ -27,6 +30,8 @@ from streamer.config import (
         ({"viewer": {"port": "high"}}, ["viewer.port", "'high'", "whole number"]),
         ({"viewer": {"port": 70000}}, ["viewer.port", "70000", "65535"]),
         ({"viewer": {"enabled": 3}}, ["viewer.enabled", "3", "true or false"]),
+        ({"viewer": {"max_splats": 999}}, ["viewer.max_splats", "999", "1000..4000000"]),
+        ({"viewer": {"max_splats": 4_000_001}}, ["viewer.max_splats", "1000..4000000"]),
         ({"viewer": 3}, ["viewer", "3", "mapping"]),
         ({"session": {"background": "red"}}, ["session.background", "'red'", "auto, black, white"]),
         ({"session": {"weights": 3}}, ["session.weights", "3", "a path"]),
@@ -98,6 +103,26 @@ def test_the_command_line_goes_over_the_file(tmp_path: Path) -> None:
     assert (config.ingest, config.max_sessions) == ("ipc:///run/x", 2)
     assert config.insecure
     assert not config.viewer.enabled
+
+
+@pytest.mark.parametrize("splats", [1_000, 4_000_000])
+def test_the_page_takes_what_the_daemon_takes(splats: int) -> None:
+    config = config_from_mapping({"viewer": {"max_splats": splats}})
+    assert PageConfig(max_splats=config.viewer.max_splats).max_splats == splats
+    for beyond in (999, 4_000_001):
+        with pytest.raises(ValueError, match="1000 to 4000000"):
+            PageConfig(max_splats=beyond)
+
+
+def test_serve_refuses_what_its_page_could_not_show(tmp_path: Path) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_text("viewer: {max_splats: 500}\n")
+    command = [sys.executable, "-m", "streamer.cli", "serve", "--config", str(file)]
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert answer.returncode == 2
+    assert answer.stderr == (
+        "splatstream serve: viewer.max_splats: 500 is not in 1000..4000000\n"
+    )
 
 
 def test_the_command_line_is_checked_like_the_file() -> None:
