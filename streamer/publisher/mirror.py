@@ -91,8 +91,7 @@ class SessionMirror:
         elif kind == KeyframesMoved.KIND:
             self._keyframes_moved(message.read(KeyframesMoved))
         elif kind == SyncBegin.KIND:
-            self._clear()
-            self.syncing = True
+            self._sync_begin(message.read(SyncBegin))
         elif kind == SyncEnd.KIND:
             self._sync_end(message.read(SyncEnd))
         else:
@@ -105,6 +104,7 @@ class SessionMirror:
         # An epoch begins empty, so whoever sees it from its first message has missed nothing.
         self.synced = True
         self.syncing = False
+        self._sync_seq = 0
         self.lost = False
         self.status = None
         self._clear()
@@ -131,8 +131,8 @@ class SessionMirror:
         return Verdict.PUBLISH | self._behind(status.seq)
 
     def _behind(self, seq: int) -> Verdict:
-        if self.syncing:
-            return Verdict.NOTHING
+        # A session says nothing else between SYNC_BEGIN and SYNC_END: the end was lost.
+        self.syncing = False
         if seq > self.seq:
             self.synced = False
             self.seq = seq
@@ -150,8 +150,11 @@ class SessionMirror:
             # Of a session never heard of, key frames may have gone by before.
             self.synced = known
         if self.syncing:
-            self.table.apply(message)
-            return Verdict.NOTHING
+            if place.seq <= self._sync_seq:
+                self.table.apply(message)
+                return Verdict.NOTHING
+            # A change made after the sync, whose end was lost.
+            self.syncing = False
         if place.seq <= self.seq:
             return Verdict.NOTHING
         missed = place.seq > self.seq + 1
@@ -177,6 +180,13 @@ class SessionMirror:
             held = self.keyframes.get(seq)
             if held is not None:
                 self.keyframes[seq] = msgspec.structs.replace(held, c2w=pose)
+
+    def _sync_begin(self, header: SyncBegin) -> None:
+        self._clear()
+        self.syncing = True
+        self._sync_seq = header.seq
+        # Until its end what is held is a part of the map, and no answer to anybody.
+        self.synced = False
 
     def _sync_end(self, header: SyncEnd) -> None:
         if self.syncing:

@@ -14,7 +14,7 @@ from map_strategies import perform
 from gs_decoder import ChunkUpdate, SplatMap
 from streamer.config import PublisherConfig
 from streamer.control import PUBLISH, ipc_address
-from streamer.protocol import Buffer, decode, encode
+from streamer.protocol import Buffer, Header, decode, encode
 from streamer.protocol.links import (
     Control,
     ControlDone,
@@ -109,6 +109,15 @@ class Feed:
         self.keyframes = []
         self.hello()
 
+    def say(self, header: Header) -> None:
+        """Any one message."""
+        self._send(encode(header))
+
+    def say_chunk(self, chunk: int) -> None:
+        """One chunk as it is, under the present seq."""
+        update = ChunkUpdate(self.map.chunks[chunk])
+        self._send(encode_update(update, session=self.name, epoch=self.epoch, seq=self.seq))
+
     def _send(self, message: Sequence[Buffer]) -> None:
         with self.lock:
             self.socket.send_multipart(message)
@@ -141,10 +150,8 @@ class Feed:
         for entry in self.keyframes:
             thumbnail = f"jpeg {entry.seq}".encode()
             self._send(encode(Keyframes(add=[entry]), thumbnail))
-        for chunk in self.map.chunks.values():
-            self._send(
-                encode_update(ChunkUpdate(chunk), session=self.name, epoch=self.epoch, seq=self.seq)
-            )
+        for chunk in self.map.chunks:
+            self.say_chunk(chunk)
         self._send(encode(SyncEnd(seq=self.seq, chunks=len(self.map.chunks))))
 
     def close(self) -> None:

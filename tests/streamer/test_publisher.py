@@ -16,6 +16,7 @@ from publisher_helpers import Feed, running_publisher, serving, wait_for
 from gs_decoder import MapMirror, decode_ply
 from streamer.addresses import DaemonNotFound, find_daemon
 from streamer.config import PublisherConfig
+from streamer.protocol.links import SyncBegin, SyncEnd
 from streamer.protocol.messages import CameraHeader
 from streamer.protocol.requests import KeyframeEntry
 from streamer.requests import DaemonSilent, RequestRefused, Requests
@@ -95,6 +96,77 @@ def test_a_snapshot_brings_only_what_differs(feed: Feed, requests: Requests) -> 
     assert requests.snapshot("kitchen", mirror.have(), 4).updates == []
     # What one has of another epoch says nothing about this one.
     assert len(requests.snapshot("kitchen", mirror.have(), 3).updates) == 5
+
+
+def answer_to_manifest(requests: Requests, feed: Feed) -> list[int] | str:
+    """The chunks that the publisher holds as exact, or the code of its refusal."""
+    try:
+        return sorted(chunk for chunk, *_ in requests.manifest(feed.name).chunks)
+    except RequestRefused as error:
+        return error.code
+
+
+def begin_sync_and_stop(feed: Feed) -> None:
+    """As a session whose SYNC_END was lost: one chunk of several, no end."""
+    feed.say(SyncBegin(seq=feed.seq))
+    feed.say_chunk(min(feed.map.chunks))
+
+
+def test_half_of_a_second_sync_is_served_to_nobody(feed: Feed, requests: Requests) -> None:
+    for seed in range(4):
+        feed.perform(("add", seed, 10))
+    heard(requests, feed)
+    whole = answer_to_manifest(requests, feed)
+    assert whole == sorted(feed.map.chunks)
+    begin_sync_and_stop(feed)
+    wait_for(lambda: answer_to_manifest(requests, feed) == "busy", "the half map to be withheld")
+    feed.say(SyncEnd(seq=feed.seq, chunks=1))
+    wait_for(lambda: answer_to_manifest(requests, feed) == [min(feed.map.chunks)], "the end")
+
+
+@pytest.mark.parametrize("sign_of_life", ["hello", "status", "change"])
+def test_a_sync_whose_end_is_lost_is_asked_for_again(
+    feed: Feed, requests: Requests, sign_of_life: str
+) -> None:
+    for seed in range(4):
+        feed.perform(("add", seed, 10))
+    heard(requests, feed)
+    asked = feed.resyncs
+    begin_sync_and_stop(feed)
+    if sign_of_life == "hello":
+        feed.hello()
+    elif sign_of_life == "status":
+        feed.say_status()
+    else:
+        feed.perform(("add", 9, 10))
+
+    def whole_again() -> bool:
+        feed.serve()
+        feed.hello()
+        return answer_to_manifest(requests, feed) == sorted(feed.map.chunks)
+
+    wait_for(whole_again, "the whole map")
+    assert feed.resyncs > asked
+    mirror = MapMirror()
+    for update in requests.snapshot(feed.name).updates:
+        mirror.apply(update)
+    assert mirror.equals(feed.map)
+
+
+def test_a_change_after_a_lost_end_still_reaches_who_listens(
+    addresses: dict[str, str], feed: Feed, requests: Requests
+) -> None:
+    feed.perform(("add", 1, 10))
+    heard(requests, feed)
+    with Subscriber(**addresses, session=feed.name) as subscriber, serving(feed):
+        wait_for(lambda: subscriber.poll(0.02) is not None and subscriber.synced, "the map")
+        with feed.lock:
+            begin_sync_and_stop(feed)
+            feed.perform(("add", 2, 10))
+        wait_for(
+            lambda: subscriber.poll(0.02) is not None and subscriber.mirror.equals(feed.map),
+            "the change",
+        )
 
 
 def test_key_frames_with_and_without_thumbnails(feed: Feed, requests: Requests) -> None:
