@@ -27,6 +27,7 @@ from streamer.session.batching import (
     view_batch,
 )
 from streamer.session.corrections import Trajectory, rigid, scale_of
+from streamer.session.keyframe_table import KeyframeTable
 from streamer.session.keyframes import KeyframeSelector
 from streamer.session.outbox import Keyframe, Outbox, SessionStatus
 from streamer.session.settings import EngineConfig, view_renderer
@@ -76,7 +77,7 @@ class Engine:
         self.model_state = self.model.initial_state()
         self.trajectory = Trajectory()
         self.selector = KeyframeSelector(self.config.keyframes)
-        self.keyframes: dict[int, Keyframe] = {}
+        self.keyframes = KeyframeTable()
         self._chunk_of_seq: dict[int, int] = {}
         self._scene_depth: float | None = None
         self._quiet_since_step = 0
@@ -223,7 +224,7 @@ class Engine:
             c2w=pose,
             thumbnail=thumbnail(frame.image),
         )
-        self.keyframes[frame.seq] = keyframe
+        self.keyframes.add(keyframe)
         self.outbox.keyframes([keyframe])
 
     def _local(self, pose: Float64) -> Float64:
@@ -286,6 +287,8 @@ class Engine:
         if self._moved_cameras:
             self.outbox.keyframes_moved(self._moved_cameras)
             self._moved_cameras = {}
+        if changed := self.keyframes.take_changed():
+            self.outbox.keyframes(changed)
         updates = self.map.drain_updates()
         if updates:
             self.outbox.updates(updates)
@@ -301,6 +304,7 @@ class Engine:
         gone = set(self.map.chunks) - present
         if gone:
             self.map.drop(gone)
+            self.keyframes.forget_chunks(gone)
             self._chunk_of_seq = {s: c for s, c in self._chunk_of_seq.items() if c not in gone}
 
     # Corrections -----------------------------------------------------------------------------

@@ -16,9 +16,10 @@ Float64 = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Keyframe:
-    """A frame the map was built from; `chunk` is None where it brought nothing new.
+    """A frame the map was built from; `chunk` is None where nothing of it is in the map.
 
-    `c2w` (4, 4) float64 camera to world, rigid; `thumbnail` a JPEG of at most 160 px.
+    `c2w` (4, 4) float64 camera to world, rigid; `thumbnail` a JPEG of at most 160 px, empty where
+    it was given up for newer ones.
     """
 
     seq: int
@@ -53,7 +54,7 @@ class Outbox:
         """Changes of the map, to be applied in order."""
 
     def keyframes(self, added: Sequence[Keyframe]) -> None:
-        """New key frames."""
+        """New key frames, and those that lost their chunk."""
 
     def keyframes_moved(self, poses: Mapping[int, Float64]) -> None:
         """Corrected cameras of key frames: seq → (4, 4) camera to world."""

@@ -48,17 +48,19 @@ class SocketOutbox(Outbox):
             self.send(self._encode(update))
 
     def keyframes(self, added: Sequence[Keyframe]) -> None:
-        entries = [
-            KeyframeEntry(
-                seq=frame.seq,
-                stamp_ns=frame.stamp_ns,
-                camera=frame.camera,
-                chunk=frame.chunk,
-                c2w=_flat(frame.c2w),
-            )
-            for frame in added
-        ]
-        self.send(encode(Keyframes(add=entries), *[frame.thumbnail for frame in added]))
+        for start in range(0, len(added), _KEYFRAMES_AT_ONCE):
+            some = added[start : start + _KEYFRAMES_AT_ONCE]
+            entries = [
+                KeyframeEntry(
+                    seq=frame.seq,
+                    stamp_ns=frame.stamp_ns,
+                    camera=frame.camera,
+                    chunk=frame.chunk,
+                    c2w=_flat(frame.c2w),
+                )
+                for frame in some
+            ]
+            self.send(encode(Keyframes(add=entries), *[frame.thumbnail for frame in some]))
 
     def keyframes_moved(self, poses: Mapping[int, Float64]) -> None:
         self.send(encode(KeyframesMoved(c2w=[(s, _flat(pose)) for s, pose in poses.items()])))
@@ -98,9 +100,7 @@ class SocketOutbox(Outbox):
         """Key frames and chunks whole, for a publisher that lost them."""
         self.hello()
         self.send(encode(SyncBegin(seq=self.seq)))
-        keyframes = list(engine.keyframes.values())
-        for start in range(0, len(keyframes), _KEYFRAMES_AT_ONCE):
-            self.keyframes(keyframes[start : start + _KEYFRAMES_AT_ONCE])
+        self.keyframes(list(engine.keyframes.values()))
         updates = engine.map.snapshot()
         for update in updates:
             assert isinstance(update, ChunkUpdate), "a snapshot for nobody's `have` holds chunks"

@@ -30,6 +30,7 @@ class Reader(Outbox):
         self.mirror = MapMirror()
         self.log: list[Update] = []
         self.cameras: dict[int, NDArray[np.float64]] = {}
+        self.chunks: dict[int, int | None] = {}
 
     def updates(self, updates: Sequence[Update]) -> None:
         for update in updates:
@@ -38,6 +39,7 @@ class Reader(Outbox):
 
     def keyframes(self, added: Sequence[Keyframe]) -> None:
         self.cameras.update({frame.seq: frame.c2w for frame in added})
+        self.chunks.update({frame.seq: frame.chunk for frame in added})
 
     def keyframes_moved(self, poses: Mapping[int, NDArray[np.float64]]) -> None:
         self.cameras.update(poses)

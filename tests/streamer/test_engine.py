@@ -115,6 +115,7 @@ def assert_sound(engine: Engine, reader: Reader) -> None:
     assert engine.map.count == engine.refiner.parameters.count
     assert reader.mirror.equals(engine.map)
     assert set(reader.cameras) == set(engine.keyframes)
+    assert {c for c in reader.chunks.values() if c is not None} == set(reader.mirror.chunks)
 
 
 @pytest.mark.parametrize(
@@ -199,6 +200,19 @@ def test_the_budget_holds_and_the_newest_views_stay() -> None:
         assert all(reader.mirror.chunks[chunk].count > 0 for chunk in newest)
     assert_sound(engine, reader)
     assert engine.map.count > 500
+    engine.close()
+
+
+def test_key_frames_name_no_chunk_that_is_gone() -> None:
+    engine, reader = make_engine(chunk_budget=300, map_budget=400)
+    feed(engine, office(0, 4))
+    first = dict(reader.chunks)
+    for start in range(4, 24, 4):
+        feed(engine, office(start, start + 4))
+    gone = [seq for seq, chunk in first.items() if chunk not in reader.mirror.chunks]
+    assert gone
+    assert all(reader.chunks[seq] is None for seq in gone)
+    assert_sound(engine, reader)
     engine.close()
 
 
