@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import signal
+import subprocess
 import threading
 import time
 from types import TracebackType
@@ -74,15 +76,28 @@ class LivePage:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._page.process is not None:
-            self._page.process.terminate()
-            self._page.process.wait(_ENDING_S)
-        self._stopping.set()
-        self._thread.join()
-        self._socket.close()
-        self._publisher.close()
-        self._context.term()
-        remove_run_dir(self._run_dir)
+        try:
+            self._end_page()
+        finally:
+            # Whatever became of the page: a thread that goes on would keep the program alive.
+            self._stopping.set()
+            self._thread.join()
+            self._socket.close()
+            self._publisher.close()
+            self._context.term()
+            remove_run_dir(self._run_dir)
+
+    def _end_page(self) -> None:
+        process = self._page.process
+        if process is None:
+            return
+        self._page.signal(signal.SIGTERM)
+        try:
+            process.wait(_ENDING_S)
+        except subprocess.TimeoutExpired:
+            self._page.signal(signal.SIGKILL)
+            process.wait()
+        self._page.forget()
 
     def tell(self, engine: Engine, frames_in: int, state: str) -> None:
         """Answer the publisher; status for the panel at most once a second."""
