@@ -24,6 +24,8 @@ from gs_decoder.sh import MAX_DEGREE, degree_of
 from gs_decoder.splats import Splats
 
 # Logits of ±16: what float32 can tell from 0 and 1, and still finite.
+_NEAR = 4096.0
+"""Metres from the origin within which float32 resolves a quarter of a millimetre."""
 _MIN_OPACITY = 1e-7
 # A tenth of a nanometre: finite as a logarithm, invisible.
 _MIN_SCALE = 1e-10
@@ -133,6 +135,12 @@ def decode_ply(data: bytes, *, source: str = "the PLY data") -> PlyContent:
     for value in stored.values():
         finite &= np.isfinite(value).all(axis=tuple(range(1, value.ndim)))
     offset = np.zeros(3) if header.offset is None else np.array(header.offset)
+    doubles = table["x"].dtype.itemsize == 8
+    if doubles and finite.any() and np.abs(fields["means"][finite]).max() > _NEAR:
+        # float32 would lose their centimetres.
+        middle = np.round(np.median(fields["means"][finite], axis=0))
+        stored["means"] = (fields["means"] - middle).astype(np.float32)
+        offset = offset + middle
     return PlyContent(
         Splats.from_numpy({name: value[finite] for name, value in stored.items()}), offset
     )
@@ -166,13 +174,24 @@ def write_ply(
 
 
 def read_ply(path: str | os.PathLike[str]) -> PlyContent:
-    """`(splats, offset)` of a 3DGS PLY file; the offset comes from its header.
+    """`(splats, offset)` of a 3DGS PLY file.
+
+    The offset comes from its header; from the file beside it (`offset_path`) where a program that
+    saved the PLY again dropped the comment.
 
     Raises:
         InvalidPly: as `decode_ply`, naming the file.
         OSError: no such file.
     """
-    return decode_ply(Path(path).read_bytes(), source=os.fspath(path))
+    content = decode_ply(Path(path).read_bytes(), source=os.fspath(path))
+    beside = offset_path(path)
+    if content.offset.any() or not beside.is_file():
+        return content
+    try:
+        shift = _checked_offset(json.loads(beside.read_text(encoding="utf-8"))["offset"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise InvalidPly(f"{beside} does not hold an offset ({error}): mend or remove it") from None
+    return PlyContent(content.splats, shift)
 
 
 def _sh(header: PlyHeader, dc: np.ndarray, table: np.ndarray, source: str) -> np.ndarray:

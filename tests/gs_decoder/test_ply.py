@@ -225,3 +225,27 @@ def test_what_cannot_be_written(tmp_path: Path) -> None:
     )
     with pytest.raises(ValueError, match=r"\(1, 3, 3\)"):
         encode_ply(batch)
+
+
+def test_the_offset_beside_a_file_counts_where_the_comment_was_lost(tmp_path: Path) -> None:
+    path = tmp_path / "map.ply"
+    splats = random_splats(5)
+    write_ply(path, splats, offset=(5e5, 4.2e6, 30.0))
+    data = path.read_bytes()
+    start = data.index(b"comment offset")
+    path.write_bytes(data[:start] + data[data.index(b"\n", start) + 1 :])
+    assert read_ply(path).offset.tolist() == [5e5, 4.2e6, 30.0]
+    offset_path(path).write_text("{}")
+    with pytest.raises(InvalidPly, match="offset"):
+        read_ply(path)
+
+
+def test_doubles_far_from_the_origin_keep_their_centimetres() -> None:
+    names = ["x", "y", "z", "f_dc_0", "f_dc_1", "f_dc_2", "opacity"]
+    names += ["scale_0", "scale_1", "scale_2"]
+    names += ["rot_0", "rot_1", "rot_2", "rot_3"]
+    rows = np.zeros((4, len(names)))
+    rows[:, :3] = np.array([5e5, 4.2e6, 30.0]) + np.arange(12).reshape(4, 3) * 0.011
+    rows[:, 10] = 1.0
+    splats, offset = decode_ply(foreign_ply(names, rows, dict.fromkeys("xyz", "double")))
+    assert np.abs(splats.means.numpy() + offset - rows[:, :3]).max() < 1e-6
