@@ -38,17 +38,31 @@ class RunPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A frame that was passed over: its files do not decode, or do not fit its camera."""
+
+    frame: CaptureFrame
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class RunOutcome:
-    """What a run did: frames taken, and wall seconds from the first frame read to the end."""
+    """What a run did: frames taken and frames passed over, and wall seconds from the first frame
+    read to the end."""
 
     frames_in: int
     frames_done: int
     stream_seconds: float
     seconds: float
+    unreadable: list[Unreadable]
 
 
 class FrameReader:
-    """Reads and prepares frames ahead in a thread, in order; bounded."""
+    """Reads and prepares frames ahead in a thread, in order; bounded.
+
+    Attributes:
+        unreadable: the frames passed over so far.
+    """
 
     def __init__(
         self,
@@ -62,6 +76,7 @@ class FrameReader:
         self._frames = frames
         self._long_side = long_side
         self._with_depth = with_depth
+        self.unreadable: list[Unreadable] = []
         self._queue: queue.Queue[Frame | Exception | None] = queue.Queue(maxsize=_AHEAD)
         self._stop = threading.Event()
         self._ended = False
@@ -97,18 +112,21 @@ class FrameReader:
             for number, entry in enumerate(self._frames):
                 if self._stop.is_set():
                     break
-                self._queue.put(
-                    load_frame(
+                try:
+                    frame = load_frame(
                         self._capture,
                         entry,
                         seq=number,
                         long_side=self._long_side,
                         with_depth=self._with_depth,
                     )
-                )
+                except ValueError as error:
+                    self.unreadable.append(Unreadable(entry, str(error)))
+                else:
+                    self._queue.put(frame)
             self._queue.put(None)
         except Exception as error:
-            # Handed to the thread that takes frames: a broken file is the user's to know of.
+            # Raised in the thread that takes frames: this one has nobody to tell.
             self._queue.put(error)
 
 
@@ -130,11 +148,15 @@ def run_capture(
     plan: RunPlan,
     *,
     progress: Callable[[Engine, int], None] | None = None,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> RunOutcome:
     """Feed all frames to the engine, then refine until the time is up or the map has settled.
 
+    Frames that cannot be read are passed over.
+
     Args:
         progress: called with the engine and the frames taken so far, after every batch and step.
+        stopped: asked before every batch and step; once true, the map stays as it is.
     """
     reader = FrameReader(
         plan.capture, plan.given, long_side=plan.long_side, with_depth=plan.with_depth
@@ -143,8 +165,12 @@ def run_capture(
     started = time.monotonic()
     frames_in = 0
     stream_seconds = 0.0
+
+    def over() -> bool:
+        return time.monotonic() - started >= plan.time_limit or stopped()
+
     try:
-        while time.monotonic() - started < plan.time_limit:
+        while not over():
             frames = reader.take(engine.config.batch)
             if not frames:
                 break
@@ -153,7 +179,7 @@ def run_capture(
             stream_seconds = time.monotonic() - started
             if progress:
                 progress(engine, frames_in)
-        while time.monotonic() - started < plan.time_limit and engine.wants_refinement:
+        while engine.wants_refinement and not over():
             engine.refine()
             if progress:
                 progress(engine, frames_in)
@@ -161,22 +187,39 @@ def run_capture(
         reader.close()
     engine.publish()
     engine.close()
-    return RunOutcome(frames_in, engine.frames_done, stream_seconds, time.monotonic() - started)
+    return RunOutcome(
+        frames_in,
+        engine.frames_done,
+        stream_seconds,
+        time.monotonic() - started,
+        reader.unreadable,
+    )
 
 
 def write_results(
     out: Path, engine: Engine, plan: RunPlan, outcome: RunOutcome
 ) -> tuple[dict[str, Any], Scores]:
-    """`map.ply`, `renders.png` and `report.json` of a finished map; the figures and scores."""
+    """`map.ply`, `renders.png` and `report.json` of a finished map; the figures and scores.
+
+    Frames kept back that cannot be read are added to the outcome's unreadable ones.
+    """
     origin = world_origin(engine.map.chunks.values())
     splats = engine.splats_world(origin)
     write_ply(out / "map.ply", splats, offset=origin)
 
+    known = {unreadable.frame.index for unreadable in outcome.unreadable}
+
     def load(frames: Sequence[CaptureFrame]) -> list[Frame]:
-        return [
-            load_frame(plan.capture, frame, seq=frame.index, long_side=plan.long_side)
-            for frame in frames
-        ]
+        loaded = []
+        for frame in frames:
+            if frame.index in known:
+                continue
+            try:
+                seq, long_side = frame.index, plan.long_side
+                loaded.append(load_frame(plan.capture, frame, seq=seq, long_side=long_side))
+            except ValueError as error:
+                outcome.unreadable.append(Unreadable(frame, str(error)))
+        return loaded
 
     held_out = load(plan.kept)
     # Only the neighbours of a held-out frame lend it their exposure.
@@ -189,6 +232,7 @@ def write_results(
         "capture": plan.capture.name,
         "frames_in": outcome.frames_in,
         "frames_done": outcome.frames_done,
+        "frames_unreadable": len(outcome.unreadable),
         "frames_per_second": outcome.frames_done / max(outcome.stream_seconds, 1e-9),
         "stream_seconds": outcome.stream_seconds,
         "seconds": outcome.seconds,

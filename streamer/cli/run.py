@@ -1,26 +1,31 @@
 """Builds a map from a recorded capture in one process, without a daemon.
 
 Takes the frames in order, refines until the time is up or the map has settled, and leaves
-map.ply (in the capture's world), report.json and renders.png in the output folder.
+map.ply (in the capture's world), report.json and renders.png in the output folder. Ctrl-C ends it
+early with the map as it is by then (exit code 130). Frames whose files cannot be read are named and
+passed over (exit code 1).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
+from rich.console import Console
 from rich.markup import escape
 
 from streamer.cli.console import console, frame_progress
 
 if TYPE_CHECKING:
     from streamer.live_page import LivePage
-    from streamer.run import RunPlan
+    from streamer.run import RunPlan, Unreadable
     from streamer.session.engine import Engine
+
+_LISTED = 10
 
 
 @dataclass(kw_only=True, slots=True)
@@ -50,7 +55,8 @@ class Options:
 
 
 def run(options: Options) -> int:
-    """Builds the map."""
+    """Builds the map; 1 where frames could not be read, 130 where Ctrl-C ended it."""
+    from streamer.interrupt import InterruptWish
     from streamer.run import RunPlan, make_engine, output_folder, run_capture, write_results
     from streamer.sources import open_capture, parse_range, session_name
 
@@ -70,19 +76,30 @@ def run(options: Options) -> int:
         time_limit=options.time_limit if options.time_limit > 0 else math.inf,
     )
     engine = make_engine(options.device, options.background, options.long_side)
-    with frame_progress(screen, len(given)) as progress:
+    with InterruptWish() as interrupt, frame_progress(screen, len(given)) as progress:
         if options.viewer:
             from streamer.live_page import LivePage
 
             with LivePage(session_name(capture.name)) as page:
                 screen.print(f"live page: {page.url}")
                 engine.outbox = page.outbox
-                outcome = run_capture(engine, plan, progress=_shown(progress.update, page, plan))
+                shown = _shown(progress.update, page, plan)
+                outcome = run_capture(engine, plan, progress=shown, stopped=lambda: interrupt.came)
         else:
             outcome = run_capture(
-                engine, plan, progress=lambda engine, _: progress.update(engine.frames_done)
+                engine,
+                plan,
+                progress=lambda engine, _: progress.update(engine.frames_done),
+                stopped=lambda: interrupt.came,
             )
+    if interrupt.came:
+        screen.print("interrupted: what there is by now is written; Ctrl-C once more ends at once")
+    if outcome.frames_done == 0:
+        _name(screen, outcome.unreadable)
+        screen.print("no frame was taken: there is no map to write")
+        return 130 if interrupt.came else 1
     figures, scores = write_results(out, engine, plan, outcome)
+    _name(screen, outcome.unreadable)
     mean = scores.mean("psnr_gain")
     judged = "" if mean is None else f", held-out PSNR {mean:.2f} dB after exposure"
     screen.print(
@@ -90,7 +107,16 @@ def run(options: Options) -> int:
         f"{judged} ({escape(str(figures['hardware']))})"
     )
     screen.print(f"map.ply, report.json and renders.png are in {escape(str(out))}")
-    return 0
+    if interrupt.came:
+        return 130
+    return 1 if outcome.unreadable else 0
+
+
+def _name(screen: Console, unreadable: Sequence[Unreadable]) -> None:
+    for entry in unreadable[:_LISTED]:
+        screen.print(escape(f"unreadable: {entry.reason}"))
+    if len(unreadable) > _LISTED:
+        screen.print(f"… and {len(unreadable) - _LISTED} more")
 
 
 def _shown(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -98,8 +99,12 @@ def test_run_shows_its_page_and_takes_it_down(tmp_path: Path) -> None:
             ):
                 asking.pause(reader.status.session)
         process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 130
+        # What was built until now is left all the same.
+        assert process.wait(60) == 130
         wait_until(lambda: not alive(viewer), "the page's process to end", 20)
+        report = json.loads((tmp_path / "report.json").read_text())
+        assert 0 < report["frames_done"] <= 14
+        assert read_ply(tmp_path / "map.ply").splats.count == report["splats"] > 1000
     finally:
         process.kill()
         process.wait()
@@ -117,3 +122,53 @@ def test_a_run_into_a_file_is_refused_in_one_line(tmp_path: Path) -> None:
     assert answer.stderr.startswith("splatstream run: ")
     assert "file" in answer.stderr
     assert "Traceback" not in answer.stderr
+
+
+def spoiled_capture(root: Path, spoiled: set[int], count: int = 10) -> list[str]:
+    """The first frames of the demo capture, some of them no pictures; the names of those."""
+    document = json.loads((CAPTURE / "transforms.json").read_text())
+    document["frames"] = document["frames"][:count]
+    (root / "images").mkdir(parents=True)
+    for number, frame in enumerate(document["frames"]):
+        if number in spoiled:
+            (root / frame["file_path"]).write_bytes(b"no picture at all")
+        else:
+            shutil.copy(CAPTURE / frame["file_path"], root / frame["file_path"])
+    (root / "transforms.json").write_text(json.dumps(document))
+    return [document["frames"][number]["file_path"] for number in sorted(spoiled)]
+
+
+def test_frames_that_cannot_be_read_are_named_and_the_rest_makes_the_map(tmp_path: Path) -> None:
+    # Of the frames kept back (0 and 8) one is spoiled as well, and a neighbour of the other.
+    names = spoiled_capture(tmp_path / "spoiled", {3, 8, 9})
+    out = tmp_path / "out"
+    answer = subprocess.run(
+        [*COMMAND, str(tmp_path / "spoiled"), *("--out", str(out)), *("--time-limit", "5"),
+         *("--long-side", "64")],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )  # fmt: skip
+    assert answer.returncode == 1, answer.stderr
+    named = [line for line in answer.stdout.splitlines() if line.startswith("unreadable: ")]
+    assert len(named) == 3
+    assert all(any(name in line for line in named) for name in names)
+    report = json.loads((out / "report.json").read_text())
+    assert report["frames_in"] == report["frames_done"] == 6
+    assert report["frames_unreadable"] == 3
+    assert len(report["held_out_views"]) == 1
+    assert read_ply(out / "map.ply").splats.count == report["splats"] > 100
+
+
+def test_a_capture_without_a_readable_frame_leaves_no_map(tmp_path: Path) -> None:
+    spoiled_capture(tmp_path / "spoiled", set(range(4)), count=4)
+    answer = subprocess.run(
+        [*COMMAND, str(tmp_path / "spoiled"), "--out", str(tmp_path / "out"), "--long-side", "64"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert answer.returncode == 1
+    assert "no frame was taken" in answer.stdout
+    assert "Traceback" not in answer.stderr
+    assert not (tmp_path / "out" / "map.ply").exists()
