@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from streamer.child import PARENT_VARIABLE
 from streamer.control import control_identity
+from streamer.protocol.links import Failed
 
 BACKOFF_S = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 STEADY_S = 30.0
@@ -37,7 +38,7 @@ class ChildProcess:
     """Module and its arguments, for ``python -m streamer.child``."""
     process: subprocess.Popen[bytes] | None = None
     ready: bool = False
-    given_up: str | None = None
+    given_up: Failed | None = None
     """Why starting it again would not help, in its own words."""
     session: str | None = None
     """Name of the session that this process runs."""

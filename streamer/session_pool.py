@@ -142,8 +142,9 @@ class SessionPool:
         self._print(child, child.forget())
         if child.given_up is not None:
             del self._sessions[session.name]
+            failed = child.given_up
             self._room.tell(
-                SessionRefused(session=session.name, code="internal", reason=child.given_up)
+                SessionRefused(session=session.name, code=failed.code, reason=failed.reason)
             )
             return
         session.lose()

@@ -105,11 +105,12 @@ class Supervisor:
     def _loop(self) -> None:
         self._reporter.log("starting; the first start on a machine compiles for a while")
         while not self._stopping:
+            # Before deaths are looked for: why a process gives up is the last thing it says.
+            if self._control.poll(POLL_MS):
+                self._take_messages()
             for child in self._children():
                 self._look_after(child)
             self._pool.look_after()
-            if self._control.poll(POLL_MS):
-                self._take_messages()
             if not self._announced:
                 self._announce_when_ready()
             elif self._status is not None:
@@ -194,7 +195,7 @@ class Supervisor:
                     self._send(child.identity, SessionLost(session=name))
 
     def _failed(self, child: ChildProcess, failed: Failed) -> None:
-        child.given_up = failed.reason
+        child.given_up = failed
         if child.session is None and not self._announced:
             raise StartFailed(failed.reason)
         self._reporter.log(f"{child.label}: {failed.reason}")

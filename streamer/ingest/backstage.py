@@ -73,16 +73,17 @@ class Backstage:
     # ---- verdicts ----
 
     def settle(self, session: Session) -> None:
-        """Hand out the verdicts that are due; the first acceptance needs the session's process."""
-        if session.stream.wants_in and session.link.process is Process.NONE:
+        """Hand out the verdicts that are due; acceptances need the session's process."""
+        stream, link = session.stream, session.link
+        has_process = link.process in (Process.STARTED, Process.LOST)
+        if has_process or (stream.ready and not stream.wants_in):
+            self._hand_out_verdicts(session, accepting=has_process)
+        if stream.wants_in and link.process is Process.NONE:
             self._ask_for_process(session)
-        if session.stream.wants_in and session.link.process is Process.ASKED:
-            return
-        self._hand_out_verdicts(session)
         self.pump(session)
 
-    def _hand_out_verdicts(self, session: Session) -> None:
-        messages = session.stream.settle()
+    def _hand_out_verdicts(self, session: Session, *, accepting: bool = True) -> None:
+        messages = session.stream.settle(accepting=accepting)
         # Noted before it is said: what was acknowledged must not be asked for again by a successor.
         session.save_counts()
         for message in messages:
@@ -242,11 +243,32 @@ class Backstage:
 
     def _on_refused(self, refused: SessionRefused) -> None:
         session = self._sessions.get(refused.session)
-        if session is None or session.link.process is not Process.ASKED:
+        if session is None:
             return
         session.link.process = Process.NONE
-        for message in session.stream.refuse_pending("busy", refused.reason):
-            self._tell_sender(session, message)
+        session.link.want = 0
+        if refused.code == "busy":
+            for message in session.stream.refuse_pending("busy", refused.reason):
+                self._tell_sender(session, message)
+            return
+        self._give_up(session, refused)
+
+    def _give_up(self, session: Session, refused: SessionRefused) -> None:
+        """The process cannot run, and another one could not either until somebody repairs it."""
+        lost = len(session.stream.waiting)
+        session.forget_frames()
+        reason = f"session {session.name} does not start: {refused.reason}"
+        if lost:
+            reason += f"; {lost} accepted frames that waited for it are dropped"
+        logger.warning("%s (%s)", reason, refused.code)
+        # `bad_session` would call for another HELLO, and so start in vain again and again.
+        code = "internal" if refused.code == "bad_session" else refused.code
+        self._fail_corrections(session.name, code, reason)
+        self._tell_sender(session, Error(code=code, reason=reason))
+        if session.sender is not None:
+            session.sender.identity = None
+            # Nothing of this sender is left here: whoever comes next need not wait for its silence.
+            session.sender.said_bye = True
 
     def _on_lost(self, name: str) -> None:
         session = self._sessions.get(name)
@@ -255,16 +277,14 @@ class Backstage:
         session.link.process = Process.LOST
         session.link.want = 0
         # Its successor knows none of these, and would answer none of them.
+        self._fail_corrections(
+            name, "internal", f"session {name} died and starts anew: send the correction again"
+        )
+
+    def _fail_corrections(self, name: str, code: str, reason: str) -> None:
         for key in [key for key in self._corrections if key[0] == name]:
             correction = self._corrections.pop(key)
-            self._reply(
-                correction.peer,
-                Error(
-                    code="internal",
-                    reason=f"session {name} died and starts anew: send the correction again",
-                    revision=key[2],
-                ),
-            )
+            self._reply(correction.peer, Error(code=code, reason=reason, revision=key[2]))
 
     # ---- the clock ----
 

@@ -144,11 +144,15 @@ class Stream:
         """Whether the next verdict is an acceptance."""
         return self.ready and isinstance(self.pending[0].verdict, Frame)
 
-    def settle(self) -> list[Reject | Ack]:
-        """Hand out the verdicts that are due, in order of seq, as the messages to send."""
+    def settle(self, *, accepting: bool = True) -> list[Reject | Ack]:
+        """Hand out the verdicts that are due, in order of seq, as the messages to send.
+
+        Args:
+            accepting: whether acceptances may go out; else they and all behind them stay pending.
+        """
         messages: list[Reject | Ack] = []
         unsaid = False
-        while self.ready:
+        while self.ready and (accepting or not self.wants_in):
             entry = self.pending.popleft()
             self.held_bytes -= entry.nbytes
             if isinstance(entry.verdict, ProtocolError):

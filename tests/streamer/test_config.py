@@ -120,9 +120,7 @@ def test_serve_refuses_what_its_page_could_not_show(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "streamer.cli", "serve", "--config", str(file)]
     answer = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert answer.returncode == 2
-    assert answer.stderr == (
-        "splatstream serve: viewer.max_splats: 500 is not in 1000..4000000\n"
-    )
+    assert answer.stderr == ("splatstream serve: viewer.max_splats: 500 is not in 1000..4000000\n")
 
 
 def test_the_command_line_is_checked_like_the_file() -> None:

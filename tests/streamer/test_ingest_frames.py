@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import cv2
 import msgpack
@@ -14,7 +15,7 @@ from bad_frames import BAD_FRAMES
 from ingest_harness import FakeSession, IngestHarness, running_ingest
 from raw_client import CAMERA, EYE, HEIGHT, WIDTH, RawClient, frame, jpeg, picture
 
-from streamer.protocol.internal import Batch, CountsUpdate
+from streamer.protocol.internal import Batch, CountsUpdate, SessionStarted
 
 
 @pytest.fixture(scope="module")
@@ -292,3 +293,28 @@ def test_messages_of_no_known_shape_are_answered(ingest: IngestHarness, client: 
     assert client.receive()[1]["code"] == "bad_header"
     client.socket.send_multipart([b"\xff\xfe", b"\x80"])
     assert client.receive()[1]["code"] == "bad_header"
+
+
+def test_no_frame_is_accepted_before_its_session_has_a_process(tmp_path: Path) -> None:
+    side = 4000
+    with running_ingest(tmp_path, decode_threads=2) as ingest, ingest.client() as client:
+        client.greet(cameras={"front": CAMERA, "big": {**CAMERA, "width": side, "height": side}})
+        # The first takes long and turns out bad, the second is good and decoded before it.
+        mask = cv2.imencode(".png", np.zeros((side, side), np.uint8))[1].tobytes()[:60]
+        client.send(
+            "FRAME",
+            frame(0, camera="big", width=side, height=side, mask={"encoding": "png"}),
+            jpeg(0, side, side),
+            mask,
+        )
+        client.send_frame(1)
+        kind, header = client.receive("REJECT", "ERROR")
+        assert (kind, header["seq"], header["code"]) == ("REJECT", 0, "bad_image"), header
+        ingest.session_needed("kitchen")
+        while not client.silent():
+            assert client.receive()[1]["seq"] < 1
+        ingest.say(SessionStarted(session="kitchen"))
+        session = FakeSession(ingest.batches)
+        client.acked(1)
+        assert session.take_until(1) == [1]
+        session.close()

@@ -7,7 +7,7 @@ from pathlib import Path
 from ingest_harness import FakeSession, running_ingest
 from raw_client import CAMERA, EYE, jpeg
 
-from streamer.protocol.internal import CountsUpdate
+from streamer.protocol.internal import CountsUpdate, PosesForward, SessionRefused, SessionStarted
 from streamer.protocol.links import SessionLost
 
 SLAM = {"proto": [1, 0], "client": "slam", "role": "poses"}
@@ -111,6 +111,63 @@ def test_a_reset_forgets_frames_and_tells_the_sender(tmp_path: Path) -> None:
             session.frames.clear()
             assert session.take_until(0) == [0]
             assert session.batches[-1].counts.frames_in == 1
+        session.close()
+
+
+def test_a_session_that_gives_up_tells_its_sender_and_can_begin_again(tmp_path: Path) -> None:
+    with running_ingest(tmp_path, max_sessions=1) as ingest:
+        with ingest.client() as client:
+            client.greet(client="robot")
+            for seq in range(3):
+                client.send_frame(seq)
+            ingest.session_needed("kitchen")
+            # The process gives up only after it was said to have started.
+            ingest.say(SessionStarted(session="kitchen"))
+            client.acked(2)
+            reason = "kitchen/session.json: not a session file: move the folder away"
+            ingest.say(SessionRefused(session="kitchen", code="bad_session", reason=reason))
+            _, header = client.receive("ERROR")
+            # Not bad_session: that would call for another HELLO, which would change nothing.
+            assert header["code"] == "internal"
+            assert reason in header["reason"]
+            assert "3 accepted frames" in header["reason"]
+            client.send_frame(3)
+            assert client.receive("ERROR")[1]["code"] == "no_hello"
+        assert "3 accepted frames" in ingest.log
+        with ingest.client() as other:
+            assert other.greet(session="hall", client="other")["next_seq"] == 0
+        with ingest.client() as again:
+            # Nothing is held and nobody sends; a killed ingest's successor knows that as well.
+            assert again.greet(client="another")["next_seq"] == 0
+            ingest.kill()
+            ingest.start()
+            again.send("PING", {"t": 1})
+            assert again.receive("ERROR")[1]["code"] == "no_hello"
+            assert again.greet(client="another")["next_seq"] == 0
+            again.send_frame(0)
+            session = ingest.start_session()
+            again.acked(0)
+            assert session.take_until(0) == [0]
+            counts = session.batches[-1].counts
+            assert (counts.frames_in, counts.dropped) == (1, 0)
+            session.close()
+
+
+def test_a_correction_for_a_session_that_gives_up_is_answered(tmp_path: Path) -> None:
+    with running_ingest(tmp_path) as ingest, ingest.client() as client, ingest.client() as slam:
+        client.greet()
+        client.send_frame(0)
+        session = ingest.start_session()
+        client.acked(0)
+        slam.send("HELLO", {**SLAM, "session": "kitchen"})
+        assert slam.receive()[0] == "WELCOME"
+        session.take_until(0)
+        slam.send("POSES", {"revision": 7, "poses": [[0, EYE]]})
+        session.receive(PosesForward.KIND)
+        ingest.say(SessionRefused(session="kitchen", code="internal", reason="no disk"))
+        kind, header = slam.receive()
+        assert (kind, header["code"], header["revision"]) == ("ERROR", "internal", 7)
+        assert "no disk" in header["reason"]
         session.close()
 
 

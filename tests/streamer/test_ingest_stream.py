@@ -80,6 +80,16 @@ class SendingAndTaking(RuleBasedStateMachine):
                 self.acked = message.seq
         assert self.acked == self.stream.settled or not self.stream.ready
 
+    @rule()
+    def refusals_alone_go_out(self) -> None:
+        accepted = self.stream.accepted
+        for message in self.stream.settle(accepting=False):
+            if isinstance(message, Reject):
+                assert message.seq in self.rejected
+            assert message.seq >= self.acked
+            self.acked = message.seq
+        assert self.stream.accepted == accepted
+
     @rule(count=st.integers(1, 5))
     def the_session_takes(self, count: int) -> None:
         self.taken += [frame.seq for frame in self.stream.take(count)]
@@ -147,6 +157,19 @@ def test_verdicts_wait_for_those_before_them() -> None:
     stream.decide(0, a_frame(0))
     kinds = [(type(message), message.seq) for message in stream.settle()]
     assert kinds == [(Ack, 0), (Reject, 1), (Ack, 2)]
+
+
+def test_an_acceptance_waits_where_none_may_go_out() -> None:
+    stream = opened()
+    for seq in range(3):
+        stream.offer(seq, 10)
+    stream.decide(1, a_frame(1))
+    stream.decide(2, ProtocolError("bad_image", "x"))
+    stream.decide(0, ProtocolError("bad_image", "x"))
+    assert [type(m) for m in stream.settle(accepting=False) if m.seq >= 0][:1] == [Reject]
+    assert (stream.settled, stream.accepted, stream.wants_in) == (0, 0, True)
+    kinds = [(type(message), message.seq) for message in stream.settle()]
+    assert kinds == [(Ack, 1), (Reject, 2), (Ack, 2)]
 
 
 def test_lossless_credit_runs_out_and_comes_back() -> None:

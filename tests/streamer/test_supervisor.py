@@ -13,6 +13,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from daemon_helpers import (
     Daemon,
@@ -24,7 +25,9 @@ from daemon_helpers import (
     wait_until,
 )
 
+from streamer.camera import CameraModel
 from streamer.child_process import ChildProcess
+from streamer.client import Client, RefusedError
 from streamer.requests import DaemonSilent, RequestRefused, Requests
 from streamer.subscriber import Subscriber
 
@@ -64,6 +67,32 @@ def page_is_up(daemon: Daemon) -> bool:
 def test_a_killed_page_comes_back_where_it_was(daemon: Daemon) -> None:
     daemon.kill("viewer")
     wait_until(lambda: page_is_up(daemon), "the page to be back")
+
+
+def test_a_session_that_cannot_start_tells_its_sender_and_leaves_room(daemon: Daemon) -> None:
+    """The only session that is allowed here gives up; the next test needs its place."""
+    folder = daemon.session_dir / "cellar"
+    folder.mkdir(parents=True)
+    (folder / "session.json").write_text("no session file")
+    camera = CameraModel.pinhole(64, 48, 60.0, 60.0, 32.0, 24.0)
+    image = np.zeros((48, 64, 3), np.uint8)
+    with (
+        pytest.raises(RefusedError, match=r"cellar.session\.json") as refused,
+        Client(
+            daemon.addresses["ingest"],
+            session="cellar",
+            cameras={"front": camera},
+            convention="opencv",
+        ) as client,
+    ):
+        # More than may wait: whoever is told nothing would stop here for ever.
+        for _ in range(200):
+            client.send(image, np.eye(4), timeout_s=60.0)
+    assert refused.value.code == "internal"
+    assert "move the folder away" in refused.value.reason
+    assert (folder / "session.json").read_text() == "no session file"
+    with Requests(daemon.addresses["requests"]) as requests:
+        wait_until(lambda: requests.sessions() == [], "the publisher to forget it")
 
 
 def test_whoever_is_killed_comes_back_and_catches_up(daemon: Daemon) -> None:
