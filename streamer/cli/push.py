@@ -28,6 +28,8 @@ class Options:
     """The daemon's address for frames."""
     session: str | None = None
     """Name of the session; the capture's folder name by default."""
+    resume: bool = False
+    """Go on in a session that holds frames already: these come after them."""
     frames: str | None = None
     """Only frames A:B, counted from 0, B not among them."""
     rate: float = 10.0
@@ -67,6 +69,7 @@ def run(options: Options) -> int:
             convention=capture.convention,
             policy=options.policy,
             clock="capture",
+            resume=options.resume,
         ) as client,
         frame_progress(out, len(given)) as progress,
     ):

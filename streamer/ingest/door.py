@@ -216,13 +216,14 @@ class Door:
                     "busy",
                     f"session: client {sender.hello.client!r} sends into {hello.session!r} and was "
                     f"heard {silence:.0f} s ago: wait for its BYE or {SILENCE_S:.0f} s of silence, "
-                    "or use another session",
+                    "or use another session (push: --session)",
                 )
         if session.holds_frames and not hello.resume:
             raise ProtocolError(
                 "bad_session",
-                f"session: {hello.session!r} holds {session.stream.received + 1} frames: say "
-                "resume: true to go on, RESET it, or use another name",
+                f"session: {hello.session!r} holds {session.stream.received + 1} frames: go on in "
+                "it with resume (push: --resume; HELLO: resume: true), use another name (push: "
+                f"--session), or empty it with Requests(...).reset({hello.session!r})",
             )
 
     def _processes(self) -> int:

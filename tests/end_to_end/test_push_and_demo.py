@@ -90,6 +90,30 @@ def test_pushed_frames_arrive_and_held_out_ones_never(daemon: DaemonProcess) -> 
     assert again.stderr.startswith("splatstream push: ")
     assert again.stderr.count("\n") == 1
     assert "office" in again.stderr
+    assert "--resume" in again.stderr
+
+
+def test_push_goes_on_in_a_session_that_holds_frames(daemon: DaemonProcess) -> None:
+    words = [str(CAPTURE), "--session", "twice", "--rate", "0"]
+    assert push(daemon, *words, "--frames", "0:3").returncode == 0
+    refused = push(daemon, *words, "--frames", "3:5")
+    assert refused.returncode == 2
+    assert refused.stderr.count("\n") == 1
+    for remedy in ("--resume", "--session", "Requests(...).reset('twice')"):
+        assert remedy in refused.stderr
+    answer = push(daemon, *words, "--frames", "3:5", "--resume")
+    assert answer.returncode == 0, answer.stderr
+    assert re.search(r"2 frames sent in .* 0 dropped, 0 rejected", answer.stdout)
+    with Requests(daemon.addresses["requests"]) as requests:
+        deadline = time.monotonic() + 120
+        while requests.status("twice").frames_done < 5:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        # None of the second stream was taken for a repeat of the first.
+        assert requests.status("twice").frames_in == 5
+        # The remedy that the refusal names works too.
+        requests.reset("twice")
+    assert push(daemon, *words, "--frames", "0:1").returncode == 0
 
 
 def test_rejected_frames_are_named_and_the_rest_goes_on(

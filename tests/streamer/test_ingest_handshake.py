@@ -83,6 +83,7 @@ def test_another_name_is_busy_until_the_first_says_bye(ingest: IngestHarness) ->
         error = second.refused(session="shared", client="second")
         assert error["code"] == "busy"
         assert "first" in error["reason"]
+        assert "--session" in error["reason"]
         first.send("BYE")
         first.send("PING", {"t": 1})
         assert first.receive()[1]["code"] == "no_hello"
@@ -95,7 +96,10 @@ def test_a_session_with_frames_must_be_resumed(ingest: IngestHarness) -> None:
         first.send_frame(0)
         session = ingest.start_session("held")
         first.acked(0)
-        assert second.refused(session="held")["code"] == "bad_session"
+        refusal = second.refused(session="held")
+        assert refusal["code"] == "bad_session"
+        for remedy in ("--resume", "--session", "Requests(...).reset('held')"):
+            assert remedy in refusal["reason"]
         welcome = second.greet(session="held", resume=True)
         assert (welcome["next_seq"], welcome["credit"]) == (1, 63)
         # The same name took over at once: the first connection counts for nothing now.
