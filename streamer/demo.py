@@ -12,14 +12,16 @@ from streamer.diagnosis import port_is_free
 from streamer.sources import Capture, CaptureFrame, load_frame, open_capture
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
+    from streamer.daemon_process import DaemonProcess
     from streamer.playback import Playback
     from streamer.subscriber import Subscriber
 
 CAPTURE = Path(__file__).resolve().parents[1] / "examples" / "office"
 SESSION = "office"
 HOLD_OUT = 8
+_PATIENCE_S = 60.0
 
 
 class DemoError(ValueError):
@@ -59,28 +61,72 @@ def free_address(address: str) -> str:
     return address if port_is_free(int(port)) else f"{host}:0"
 
 
-def wait_for_map(subscriber: Subscriber, frames: int, *, refine_s: float) -> float:
+def page_address(addresses: Mapping[str, str]) -> str:
+    """Where the live page is.
+
+    Raises:
+        DemoError: the daemon is there without it.
+    """
+    if "viewer" not in addresses:
+        raise DemoError(
+            "the live page did not start (its own words are above): demo --once --out DIR does "
+            "without it"
+        )
+    return addresses["viewer"]
+
+
+def check_running(daemon: DaemonProcess) -> None:
+    """Raises DemoError where the daemon has ended."""
+    code = daemon.wait(0.0)
+    if code is not None:
+        raise DemoError(f"the daemon ended with exit code {code}: its own words are above")
+
+
+def wait_for_map(
+    subscriber: Subscriber,
+    daemon: DaemonProcess,
+    frames: int,
+    *,
+    refine_s: float,
+    patience_s: float = _PATIENCE_S,
+) -> float:
     """Follows the map until every frame is in it and it has settled, or ``refine_s`` is over.
 
     Args:
-        frames: how many the daemon accepted.
+        daemon: the one that the subscriber listens to.
+        frames: how many it accepted.
         refine_s: seconds of refinement at most, after the last frame.
+        patience_s: seconds without a frame being done, or without the whole map afterwards.
 
     Returns:
         `time.monotonic()` when the last frame was done.
+
+    Raises:
+        DemoError: no frame was accepted, the daemon ended, or nothing comes from it any more.
     """
+    if frames == 0:
+        raise DemoError("the daemon accepted no frame, so there is no map to wait for")
     done_at: float | None = None
+    settled, news_at = 0, time.monotonic()
     while True:
         subscriber.poll(0.1)
+        check_running(daemon)
+        now = time.monotonic()
         status = subscriber.status
-        if status is None:
-            continue
-        if done_at is None and status.frames_done + status.frames_dropped >= frames:
-            done_at = time.monotonic()
-        if done_at is None or not subscriber.synced:
-            continue
-        if status.state == "idle" or time.monotonic() - done_at > refine_s:
-            return done_at
+        if status is not None:
+            before, settled = settled, status.frames_done + status.frames_dropped
+            if settled != before:
+                news_at = now
+            if done_at is None and settled >= frames:
+                done_at = now
+            over = done_at is not None and (status.state == "idle" or now - done_at > refine_s)
+            if done_at is not None and over and subscriber.synced:
+                return done_at
+        if now - news_at > patience_s + (0.0 if done_at is None else refine_s):
+            raise DemoError(
+                f"nothing has come from the daemon for {patience_s:g} s, {settled} of {frames} "
+                "frames are done: what happened is in its own words above"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,12 +154,14 @@ def leave_results(
     long_side: int,
     done_at: float,
 ) -> Measures:
-    """Writes `map.ply`, `renders.png` and `report.json` of the subscriber's copy of the map."""
+    """Writes `map.ply`, `renders.png` and `report.json` of the subscriber's copy of the map.
+
+    `out` is a folder that is there.
+    """
     from gs_decoder import estimate_background, write_ply
     from streamer.hardware import hardware
     from streamer.report import WorldSplats, contact_sheet, score, write_report
 
-    out.mkdir(parents=True, exist_ok=True)
     origin = subscriber.mirror.origin()
     splats = subscriber.mirror.splats_world(origin=origin)
     write_ply(out / "map.ply", splats, offset=origin)

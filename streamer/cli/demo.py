@@ -44,7 +44,7 @@ class Options:
 def run(options: Options) -> int:
     """Runs the demo; 1 where frames were rejected."""
     from streamer.daemon_process import DaemonProcess
-    from streamer.demo import DemoError, demo_capture, demo_config
+    from streamer.demo import DemoError, demo_capture, demo_config, page_address
 
     if options.once and options.out is None:
         raise DemoError("--once leaves its results in a folder: give it by --out DIR")
@@ -58,9 +58,9 @@ def run(options: Options) -> int:
         if options.once:
             return _once(options, capture, DaemonProcess(config), out)
         with DaemonProcess(config) as daemon:
-            page = escape(daemon.addresses["viewer"])
+            page = escape(page_address(daemon.addresses))
             out.print(f"live page: [bold]{page}[/]")
-            playback = _play(options, capture.frames, capture, daemon.addresses, out)
+            playback = _play(options, capture.frames, capture, daemon, out)
             out.print(playback.summary())
             out.print(f"the map stays on the page until Ctrl-C: {page}")
             out.print(f"the daemon ended with exit code {daemon.wait()}")
@@ -71,17 +71,17 @@ def _play(
     options: Options,
     frames: Sequence[CaptureFrame],
     capture: Capture,
-    addresses: dict[str, str],
+    daemon: DaemonProcess,
     out: Console,
     meanwhile: Callable[[], object] = lambda: None,
 ) -> Playback:
     from streamer.client import Client
-    from streamer.demo import SESSION
+    from streamer.demo import SESSION, check_running
     from streamer.playback import play
 
     with (
         Client(
-            addresses["ingest"],
+            daemon.addresses["ingest"],
             session=SESSION,
             cameras=dict(capture.cameras),
             convention=capture.convention,
@@ -92,6 +92,7 @@ def _play(
 
         def progress(settled: int) -> None:
             bar.update(settled)
+            check_running(daemon)
             meanwhile()
 
         return play(client, frames, rate=options.rate, progress=progress)
@@ -99,21 +100,23 @@ def _play(
 
 def _once(options: Options, capture: Capture, daemon: DaemonProcess, out: Console) -> int:
     from streamer.demo import HOLD_OUT, SESSION, leave_results, wait_for_map
+    from streamer.run import output_folder
     from streamer.subscriber import Subscriber
 
     assert options.out is not None
+    folder = output_folder(options.out)
     given, kept = capture.hold_out(HOLD_OUT)
     with daemon:
         addresses = daemon.addresses
         with Subscriber(addresses["updates"], addresses["requests"], SESSION) as subscriber:
-            playback = _play(options, given, capture, addresses, out, subscriber.poll)
+            playback = _play(options, given, capture, daemon, out, subscriber.poll)
             out.print(playback.summary())
             out.print(f"refining for at most {options.refine:g} s …")
-            accepted = playback.sent - len(playback.rejected)
-            done_at = wait_for_map(subscriber, accepted, refine_s=options.refine)
+            accepted = len(given) - len(playback.rejected)
+            done_at = wait_for_map(subscriber, daemon, accepted, refine_s=options.refine)
     # The daemon is gone: measuring has the machine for itself, and measures the copy of the map.
     measures = leave_results(
-        options.out,
+        folder,
         capture,
         given,
         kept,

@@ -22,8 +22,9 @@ import pytest
 from gs_decoder import read_ply
 from streamer.config import ServeConfig, SessionConfig, ViewerConfig
 from streamer.daemon_process import DaemonFailed, DaemonProcess
-from streamer.demo import CAPTURE, free_address
+from streamer.demo import CAPTURE, DemoError, free_address, page_address, wait_for_map
 from streamer.requests import Requests
+from streamer.subscriber import Subscriber
 
 COMMAND = [sys.executable, "-m", "streamer.cli"]
 
@@ -202,6 +203,49 @@ def test_demo_takes_a_free_address_where_its_own_is_taken(daemon: DaemonProcess)
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     assert free_address(f"tcp://127.0.0.1:{port}") == f"tcp://127.0.0.1:{port}"
+
+
+def follow(daemon: DaemonProcess, frames: int, **options: float) -> float:
+    addresses = daemon.addresses
+    with Subscriber(addresses["updates"], addresses["requests"], "nobody") as subscriber:
+        return wait_for_map(subscriber, daemon, frames, refine_s=0.2, **options)
+
+
+@pytest.mark.timeout(60)
+def test_demo_waits_for_no_map_that_cannot_come(daemon: DaemonProcess) -> None:
+    with pytest.raises(DemoError, match="accepted no frame"):
+        follow(daemon, 0)
+    with pytest.raises(DemoError, match="0 of 5 frames"):
+        follow(daemon, 5, patience_s=0.3)
+
+
+@pytest.mark.timeout(300)
+def test_demo_ends_with_its_daemon(tmp_path: Path) -> None:
+    with DaemonProcess(config(tmp_path)) as mine:
+        os.kill(mine.pid, signal.SIGKILL)
+        with pytest.raises(DemoError, match="exit code -9"):
+            follow(mine, 5)
+
+
+def test_demo_needs_its_page() -> None:
+    assert page_address({"viewer": "http://127.0.0.1:8080"}) == "http://127.0.0.1:8080"
+    with pytest.raises(DemoError, match="page did not start"):
+        page_address({"ingest": "tcp://127.0.0.1:5555"})
+
+
+def test_demo_into_a_file_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("kept")
+    answer = subprocess.run(
+        [*COMMAND, "demo", "--once", "--out", str(tmp_path / "file")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert answer.returncode == 2
+    assert answer.stderr.startswith("splatstream demo: ")
+    assert "a file is there" in answer.stderr
+    assert "frames sent" not in answer.stdout
+    assert (tmp_path / "file").read_text() == "kept"
 
 
 @pytest.mark.timeout(600)
