@@ -11,7 +11,9 @@ then:
 
 It follows the map, asks which frames it was built from, finds (here: pretends to find) that the
 trajectory has drifted, and sends corrected poses of a few frames by their stamps. Chunks move,
-those between the corrected frames by interpolation, and not a single splat is sent again.
+those between the corrected frames by interpolation, and no splat is sent again for it: a new pose
+per chunk is all that comes. (While the daemon refines, it goes on sending the chunks it improves;
+what it prints as sent anew are those.)
 """
 
 from __future__ import annotations
@@ -38,8 +40,6 @@ def main() -> None:
         assert subscriber.session is not None
         keyframes = sorted(subscriber.keyframes(), key=lambda frame: frame.stamp_ns)
         before = places(subscriber)
-        contents = {i: chunk.content for i, chunk in subscriber.mirror.chunks.items()}
-
         # The drift grows along the way; the first frame is where it was.
         corrected = {}
         for index in (0, len(keyframes) // 2, len(keyframes) - 1):
@@ -53,26 +53,26 @@ def main() -> None:
             ack = corrections.send_poses(revision, corrected, by="stamp")
         print(f"{ack.moved} chunks move, {len(ack.unknown)} stamps were unknown")
 
-        follow(subscriber, lambda: not np.allclose(shift(before, subscriber).max(), 0))
+        if ack.moved == 0:
+            raise SystemExit("nothing to move")
+        came = follow(subscriber, lambda: not np.allclose(shift(before, subscriber).max(), 0))
         distances = shift(before, subscriber)
-        again = sum(
-            subscriber.mirror.chunks[i].content != content
-            for i, content in contents.items()
-            if i in subscriber.mirror.chunks
-        )
     print(
-        f"moved by {distances.min():.3f} to {distances.max():.3f} m; "
-        f"{again} of {len(contents)} chunks had their splats sent again"
+        f"moved by {distances.min():.3f} to {distances.max():.3f} m; {len(came['move'])} chunks by "
+        f"their poses alone, {len(came['chunk'])} came anew from refinement meanwhile"
     )
 
 
-def follow(subscriber: Subscriber, condition, seconds: float = 60.0) -> None:
-    """Apply updates until the condition holds."""
+def follow(subscriber: Subscriber, condition, seconds: float = 60.0) -> dict[str, set[int]]:
+    """Apply updates until the condition holds; the chunks that came, by kind of update."""
+    came: dict[str, set[int]] = {"move": set(), "chunk": set()}
     until = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > until:
-            raise SystemExit("the daemon has no map yet: send it frames first")
-        subscriber.poll(timeout=0.5)
+            raise SystemExit("nothing comes: is the daemon there, and was it sent frames?")
+        for change in subscriber.poll(timeout=0.5):
+            came.setdefault(change.kind, set()).update(change.chunks)
+    return came
 
 
 def places(subscriber: Subscriber) -> dict[int, np.ndarray]:
