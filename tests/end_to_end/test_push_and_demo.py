@@ -35,7 +35,7 @@ def config(session_dir: Path) -> ServeConfig:
         updates="tcp://127.0.0.1:0",
         requests="tcp://127.0.0.1:0",
         session_dir=session_dir,
-        max_sessions=6,
+        max_sessions=8,
         session=SessionConfig(long_side=64, refine=False),
         viewer=ViewerConfig(enabled=False),
     )
