@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
 import time
@@ -22,6 +23,10 @@ from streamer.session.threads import use_all_cores
 from streamer.sources import Capture, CaptureFrame, load_frame
 
 _AHEAD = 16
+_STREAM_SHARE = 0.6
+"""Of the time limit, what the frames may take together with the refinement between them."""
+_STEPS_BETWEEN = 40
+"""Refinement steps between two batches, at most: more bends the map to the few views so far."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,7 +155,9 @@ def run_capture(
     progress: Callable[[Engine, int], None] | None = None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> RunOutcome:
-    """Feed all frames to the engine, then refine until the time is up or the map has settled.
+    """Feed all frames to the engine, refining between and after them, until the time is up.
+
+    Without a time limit frames follow each other at once, and the end is when the map has settled.
 
     Frames that cannot be read are passed over.
 
@@ -166,6 +173,8 @@ def run_capture(
     frames_in = 0
     stream_seconds = 0.0
 
+    share = _STREAM_SHARE * plan.time_limit if math.isfinite(plan.time_limit) else 0.0
+
     def over() -> bool:
         return time.monotonic() - started >= plan.time_limit or stopped()
 
@@ -179,6 +188,16 @@ def run_capture(
             stream_seconds = time.monotonic() - started
             if progress:
                 progress(engine, frames_in)
+            # New frames are fused into what refinement made of the old ones: spread it over them.
+            pace = share * frames_in / len(plan.given)
+            enough = engine.refiner.steps + _STEPS_BETWEEN
+            while (
+                time.monotonic() - started < pace
+                and engine.refiner.steps < enough
+                and engine.wants_refinement
+                and not over()
+            ):
+                engine.refine()
         while engine.wants_refinement and not over():
             engine.refine()
             if progress:
