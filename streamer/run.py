@@ -25,8 +25,6 @@ from streamer.sources import Capture, CaptureFrame, load_frame
 _AHEAD = 16
 _STREAM_SHARE = 0.6
 """Of the time limit, what the frames may take together with the refinement between them."""
-_STEPS_BETWEEN = 40
-"""Refinement steps between two batches, at most: more bends the map to the few views so far."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,13 +188,7 @@ def run_capture(
                 progress(engine, frames_in)
             # New frames are fused into what refinement made of the old ones: spread it over them.
             pace = share * frames_in / len(plan.given)
-            enough = engine.refiner.steps + _STEPS_BETWEEN
-            while (
-                time.monotonic() - started < pace
-                and engine.refiner.steps < enough
-                and engine.wants_refinement
-                and not over()
-            ):
+            while time.monotonic() - started < pace and engine.wants_refinement and not over():
                 engine.refine()
         while engine.wants_refinement and not over():
             engine.refine()
