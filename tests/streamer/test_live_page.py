@@ -18,6 +18,8 @@ def test_a_page_that_hears_nothing_is_ended_all_the_same() -> None:
         process = page._page.process
         assert process is not None
         os.kill(process.pid, signal.SIGSTOP)
+        # Of two pending signals the kernel delivers the lower one first: SIGTERM would win.
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED)
     assert process.returncode == -signal.SIGKILL
     assert "publisher" not in {thread.name for thread in threading.enumerate()}
 
