@@ -33,3 +33,23 @@ class StateMismatchError(ValueError):
 
 class CheckpointError(ValueError):
     """A checkpoint does not cover the model's parameters exactly."""
+
+
+class SequenceError(ValueError):
+    """A training sequence that cannot be built, read or written."""
+
+
+class SequenceCacheError(ValueError):
+    """A folder of training sequences that was made by another specification, or is no such one."""
+
+
+class SequenceWorkerError(RuntimeError):
+    """A process that makes training sequences has failed or died."""
+
+
+class RunStateError(ValueError):
+    """The saved state of a training run is damaged or belongs to another run."""
+
+
+class TrainingError(ValueError):
+    """Training cannot go on as configured."""
