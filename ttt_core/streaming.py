@@ -38,9 +38,8 @@ from ttt_core.state import ReconstructorState
 from ttt_core.streaming_state import StreamingState
 from ttt_core.submap import SubmapFrame
 from ttt_core.tokens import camera_rays, ray_image
-from ttt_core.views import Prediction, ViewBatch
+from ttt_core.views import Prediction, ViewBatch, posed_images
 
-_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 _LOGIT_EPS = 1e-4
 
 
@@ -153,7 +152,7 @@ class StreamingModel(nn.Module):
             StateMismatchError: `state` was made by a model of another configuration.
         """
         self._check(state)
-        views = _posed_images(batch)
+        views = posed_images(batch)
         prior = self._predict_prior(state, batch, views)
         frame = state.frame or SubmapFrame.from_first_batch(
             batch.c2w.cpu(), _stack(prior, "depth"), _stack(prior, "confidence")
@@ -187,7 +186,7 @@ class StreamingModel(nn.Module):
                 "the state holds no batch yet, so that it has no frame to answer in: call stream "
                 "first"
             )
-        prior = self._predict_prior(state, batch, _posed_images(batch))
+        prior = self._predict_prior(state, batch, posed_images(batch))
         return self._correct(state.memory, state.frame, batch, prior, write=False)[0]
 
     def warm_up(self, height: int, width: int) -> None:
@@ -318,26 +317,6 @@ def default_model(
     if weights is not None:
         load_parameters(model.network, weights)
     return model.to(device).eval().requires_grad_(False)
-
-
-def _posed_images(batch: ViewBatch) -> list[PosedImage]:
-    luma = torch.tensor(_LUMA, device=batch.image.device)[:, None, None]
-    gray = (batch.image * luma).sum(1).cpu().numpy()
-    c2w = batch.c2w.cpu().numpy()
-    valid = None if batch.valid is None else batch.valid.cpu().numpy()
-    images = []
-    for index, (key, camera) in enumerate(zip(batch.keys, batch.fxfycxcy.double().tolist())):
-        fx, fy, cx, cy = camera
-        images.append(
-            PosedImage(
-                key=key,
-                gray=gray[index],
-                K=np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]], dtype=np.float64),
-                c2w=c2w[index].copy(),
-                valid=None if valid is None else valid[index].copy(),
-            )
-        )
-    return images
 
 
 def _depths(depth: Tensor | None, views: int) -> list[NDArray[np.float32] | None]:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ttt_core.errors import PoseError, ShapeError
+from ttt_core.matching import PosedImage
+
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -78,3 +82,24 @@ class Prediction:
     log_scale_residual: Tensor  # (V, 3, H, W)
     opacity_logit_residual: Tensor  # (V, H, W)
     rotation_residual: Tensor  # (V, 3, H, W), axis-angle
+
+
+def posed_images(batch: ViewBatch) -> list[PosedImage]:
+    """The views of `batch` as the matching prior takes them: grey, float64 pinholes."""
+    luma = torch.tensor(_LUMA, device=batch.image.device)[:, None, None]
+    gray = (batch.image * luma).sum(1).cpu().numpy()
+    c2w = batch.c2w.cpu().numpy()
+    valid = None if batch.valid is None else batch.valid.cpu().numpy()
+    images = []
+    for index, (key, camera) in enumerate(zip(batch.keys, batch.fxfycxcy.double().tolist())):
+        fx, fy, cx, cy = camera
+        images.append(
+            PosedImage(
+                key=key,
+                gray=gray[index],
+                K=np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]], dtype=np.float64),
+                c2w=c2w[index].copy(),
+                valid=None if valid is None else valid[index].copy(),
+            )
+        )
+    return images
