@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from ttt_core.checkpoint_files import read_checkpoint
 from ttt_core.errors import CheckpointError
 
 # training-only parts that released checkpoints may carry beside the model
@@ -27,16 +24,37 @@ def load_parameters(model: nn.Module, path: str | Path) -> None:
     Raises:
         CheckpointError: unreadable file, or names or shapes that do not match.
     """
-    tensors = _read(Path(path))
-    kept = {name: t for name, t in tensors.items() if not name.startswith(_IGNORED_PREFIXES)}
-    expected = model.state_dict()
+    kept = model_parameters(read_checkpoint(path).tensors)
+    check_coverage(model.state_dict(), kept, path)
+    model.load_state_dict(kept, strict=True)
+
+
+def model_parameters(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Without the training-only parts that released files may carry."""
+    return {name: t for name, t in tensors.items() if not name.startswith(_IGNORED_PREFIXES)}
+
+
+def check_coverage(
+    expected: Mapping[str, Tensor], given: Mapping[str, Tensor], path: str | Path
+) -> None:
+    """Every expected parameter is given, with its shape, as floating numbers, and no other.
+
+    Raises:
+        CheckpointError: with some of the offending names and `path`.
+    """
+    common = expected.keys() & given.keys()
     problems = {
-        "missing": sorted(expected.keys() - kept.keys()),
-        "unknown": sorted(kept.keys() - expected.keys()),
+        "missing": sorted(expected.keys() - given.keys()),
+        "unknown": sorted(given.keys() - expected.keys()),
         "of another shape": sorted(
-            f"{name} {tuple(kept[name].shape)} instead of {tuple(expected[name].shape)}"
-            for name in expected.keys() & kept.keys()
-            if kept[name].shape != expected[name].shape
+            f"{name} {tuple(given[name].shape)} instead of {tuple(expected[name].shape)}"
+            for name in common
+            if given[name].shape != expected[name].shape
+        ),
+        "of another type": sorted(
+            f"{name} {given[name].dtype}"
+            for name in common
+            if not given[name].is_floating_point() and expected[name].is_floating_point()
         ),
     }
     if any(problems.values()):
@@ -50,21 +68,3 @@ def load_parameters(model: nn.Module, path: str | Path) -> None:
             f"checkpoint {path} does not fit this model: {listed}; build the model with the "
             "configuration that the checkpoint was trained with"
         )
-    model.load_state_dict(kept, strict=True)
-
-
-def _read(path: Path) -> Mapping[str, Tensor]:
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, SafetensorError, pickle.UnpicklingError) as error:
-        raise CheckpointError(
-            f"checkpoint {path} cannot be read ({error}): give a .safetensors file or a torch "
-            "checkpoint that holds plain tensors"
-        ) from error
-    if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
-        raise CheckpointError(
-            f"checkpoint {path} has no dict under the key 'model': is it a tttLRM checkpoint?"
-        )
-    return content["model"]

@@ -53,3 +53,15 @@ class RunStateError(ValueError):
 
 class TrainingError(ValueError):
     """Training cannot go on as configured."""
+
+
+class UnknownCheckpointError(CheckpointError):
+    """A file that holds no checkpoint that this program knows."""
+
+
+class PictureCheckpointError(CheckpointError):
+    """A checkpoint whose model renders pictures: it emits no splats, so nothing can be served."""
+
+
+class TrainingStateError(CheckpointError):
+    """The state of a training run whose model part cannot be used as it is."""
