@@ -80,16 +80,20 @@ class ReconstructorState:
         """Bytes held by all tensors."""
         return sum(t.numel() * t.element_size() for t in self.to_tensors().values())
 
-    def to_tensors(self) -> dict[str, Tensor]:
-        """A flat `name -> tensor` view (detached, not copied) that a larger file can embed."""
+    def named(self) -> dict[str, Tensor]:
+        """A flat `name -> tensor` view, still part of the graph."""
         tensors: dict[str, Tensor] = {}
         for index, layer in enumerate(self.layers):
             for group in ("weights", "norms", "fisher", "anchor"):
                 value: FastWeights | None = getattr(layer, group)
                 if value is not None:
                     for name, tensor in value._asdict().items():
-                        tensors[f"layers.{index}.{group}.{name}"] = tensor.detach()
+                        tensors[f"layers.{index}.{group}.{name}"] = tensor
         return tensors
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """A flat `name -> tensor` view (detached, not copied) that a larger file can embed."""
+        return {name: tensor.detach() for name, tensor in self.named().items()}
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> ReconstructorState:

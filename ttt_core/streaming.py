@@ -7,7 +7,8 @@ exactly; the fast weights run and are carried all the same.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -17,9 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ttt_core.checkpoints import load_parameters
-from ttt_core.config import ReconstructorConfig
 from ttt_core.errors import ConfigError, StateMismatchError
-from ttt_core.kept_views import keep_views
+from ttt_core.kept_views import keep_views, move_views
+from ttt_core.key_records import KeyRecord
 from ttt_core.matching import (
     CELL,
     CELL_CHANNELS,
@@ -28,77 +29,39 @@ from ttt_core.matching import (
     PriorConfig,
     PriorDepth,
 )
-from ttt_core.residual_network import (
-    NetworkInput,
-    ResidualNetwork,
-    fit_cells,
-    pad_to_patches,
-)
-from ttt_core.state import ReconstructorState
+from ttt_core.memory import MemoryState
+from ttt_core.network import PATCH, CompactNetwork, NetworkConfig, NetworkInput, WriteRecord
 from ttt_core.streaming_state import StreamingState
 from ttt_core.submap import SubmapFrame
-from ttt_core.tokens import camera_rays, ray_image
 from ttt_core.views import Prediction, ViewBatch, posed_images
-
-_LOGIT_EPS = 1e-4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamingConfig:
-    """Sizes of the streaming model. The defaults fit a CPU: the network costs a small part of the
-    prior's time at 240x160 pixels.
+    """Sizes of the streaming model. The defaults fit a CPU.
 
     Raises:
         ConfigError: a value out of range.
     """
 
-    patch_size: int = 8
-    width: int = 64
-    layers: int = 3
-    attention_head_dim: int = 32
-    fast_weight_head_dim: int = 32
-    fast_weight_expansion: int = 4
-    memory: str = "tokens"
-    """Form of the memory. "tokens": every block writes its tokens into fast weights and reads them
-    back."""
-    depth_residual_limit: float = 1.0
-    """Largest correction of log depth."""
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    prior: PriorConfig = field(default_factory=PriorConfig)
     kept_views: int = 24
     """Earlier key frames kept as matching sources, at most."""
     recent_views: int = 8
     """The newest of them, which always stay."""
+    kept_records: int = 256
+    """Key frames whose contribution to the memory can still be taken back, at most."""
     seed: int = 0
     """Of the untrained parameters, so that a restored state meets the network that wrote it."""
-    prior: PriorConfig = field(default_factory=PriorConfig)
 
     def __post_init__(self) -> None:
-        if self.memory != "tokens":
-            raise ConfigError(f'memory is {self.memory!r}: the only form so far is "tokens"')
-        if self.patch_size % CELL:
-            raise ConfigError(
-                f"patch_size is {self.patch_size}: give a multiple of {CELL}, the side of the "
-                "prior's cells"
-            )
         if not 1 <= self.recent_views <= self.kept_views:
             raise ConfigError(
                 f"recent_views is {self.recent_views}: give 1 to kept_views ({self.kept_views})"
             )
-        self.network()
-        if not self.depth_residual_limit > 0:
-            raise ConfigError(
-                f"depth_residual_limit is {self.depth_residual_limit}: give a number > 0"
-            )
-
-    def network(self) -> ReconstructorConfig:
-        """Configuration of the blocks."""
-        return ReconstructorConfig(
-            width=self.width,
-            layers=self.layers,
-            patch_size=self.patch_size,
-            attention_head_dim=self.attention_head_dim,
-            fast_weight_head_dim=self.fast_weight_head_dim,
-            fast_weight_expansion=self.fast_weight_expansion,
-        )
+        if self.kept_records < 0:
+            raise ConfigError(f"kept_records is {self.kept_records}: give 0 or more")
 
 
 class StreamingModel(nn.Module):
@@ -114,7 +77,7 @@ class StreamingModel(nn.Module):
         self.prior = MatchingPrior(self.config.prior)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.seed)
-            self.network = ResidualNetwork(self.config.network(), len(CELL_CHANNELS))
+            self.network = CompactNetwork(self.config.network)
 
     @property
     def trained(self) -> bool:
@@ -123,7 +86,7 @@ class StreamingModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return self.network.input_layernorm.weight.device
+        return self.network.log_sharpness.device
 
     def describe(self) -> str:
         """One plain sentence or two on what the output is made of."""
@@ -157,7 +120,7 @@ class StreamingModel(nn.Module):
         frame = state.frame or SubmapFrame.from_first_batch(
             batch.c2w.cpu(), _stack(prior, "depth"), _stack(prior, "confidence")
         )
-        prediction, memory = self._correct(state.memory, frame, batch, prior, write=True)
+        prediction, memory, record = self._correct(state.memory, frame, batch, prior, write=True)
         depth, confidence = prediction.depth.cpu().numpy(), prediction.confidence.cpu().numpy()
         described = [
             replace(view, depth=depth[i], confidence=confidence[i]) for i, view in enumerate(views)
@@ -169,7 +132,9 @@ class StreamingModel(nn.Module):
             recent=self.config.recent_views,
             unit=float(frame.scale),
         )
-        return StreamingState(memory, frame, kept), prediction
+        records = (*state.records, *self._key_records(batch, record, state.memory))
+        records = records[len(records) - min(len(records), self.config.kept_records) :]
+        return StreamingState(memory, frame, kept, records), prediction
 
     @torch.no_grad()
     def query(self, state: StreamingState, batch: ViewBatch) -> Prediction:
@@ -188,6 +153,76 @@ class StreamingModel(nn.Module):
             )
         prior = self._predict_prior(state, batch, posed_images(batch))
         return self._correct(state.memory, state.frame, batch, prior, write=False)[0]
+
+    @torch.no_grad()
+    def move(
+        self,
+        state: StreamingState,
+        poses: Mapping[int, NDArray[np.float64] | Tensor],
+        scales: Mapping[int, float] | None = None,
+    ) -> StreamingState:
+        """The state after corrected poses.
+
+        Kept key frames move, so that matching uses the new poses; and where the memory can be
+        edited, what the moved ones wrote is taken back and written again where it belongs. The
+        sub-map's frame stays. Keys that are not kept are ignored.
+
+        Args:
+            poses: camera to world (4, 4), rigid, by key.
+            scales: by key, how much larger the world around that view became.
+        """
+        arrays = {key: np.asarray(pose, dtype=np.float64) for key, pose in poses.items()}
+        views = move_views(state.views, arrays, scales)
+        memory, records = state.memory, state.records
+        if state.frame is not None and self.network.editable:
+            memory, records = self._rewrite(state, state.frame, arrays, scales or {})
+        return replace(state, memory=memory, views=views, records=records)
+
+    def _rewrite(
+        self,
+        state: StreamingState,
+        frame: SubmapFrame,
+        poses: Mapping[int, NDArray[np.float64]],
+        scales: Mapping[int, float],
+    ) -> tuple[MemoryState, tuple[KeyRecord, ...]]:
+        memory, records = state.memory, list(state.records)
+        now = int(memory["written"].max())
+        for index, old in enumerate(records):
+            if old.key not in poses:
+                continue
+            grown = replace(
+                old.record, log_depth=old.record.log_depth + math.log(scales.get(old.key, 1.0))
+            )
+            new = replace(old, c2w=torch.from_numpy(poses[old.key].copy()), record=grown)
+            for key_record, sign in ((old, -1), (new, 1)):
+                memory = self.network.amend(
+                    memory,
+                    key_record.record.map(lambda t: t.to(self.device).float()),
+                    key_record.fxfycxcy.to(self.device)[None, None],
+                    frame.localize(key_record.c2w).to(self.device).float()[None, None],
+                    age=now - 1 - key_record.written,
+                    sign=sign,
+                )
+            records[index] = new
+        return memory, tuple(records)
+
+    def _key_records(
+        self, batch: ViewBatch, record: WriteRecord | None, before: MemoryState
+    ) -> list[KeyRecord]:
+        if record is None or not self.network.editable:
+            return []
+        written = int(before["written"].max())
+        cpu = record.map(lambda t: t.detach().cpu())
+        return [
+            KeyRecord(
+                key,
+                written,
+                batch.fxfycxcy[i].cpu(),
+                batch.c2w[i].cpu(),
+                cpu.view(i).map(lambda t: t.clone()),
+            )
+            for i, key in enumerate(batch.keys)
+        ]
 
     def warm_up(self, height: int, width: int) -> None:
         """Compile and allocate for images of this size, so that the first batch is not late."""
@@ -224,36 +259,33 @@ class StreamingModel(nn.Module):
 
     def _correct(
         self,
-        memory: ReconstructorState,
+        memory: MemoryState,
         frame: SubmapFrame,
         batch: ViewBatch,
         prior: Sequence[PriorDepth],
         *,
         write: bool,
-    ) -> tuple[Prediction, ReconstructorState]:
+    ) -> tuple[Prediction, MemoryState, WriteRecord | None]:
         """The network's part: the prior's prediction plus residuals, and the memory afterwards."""
         depth, confidence = (
             _stack(prior, name).to(self.device) for name in ("depth", "confidence")
         )
         image = batch.image.to(self.device)
-        views = self._network_input(frame, batch, prior, image, depth, confidence)
+        views = self._network_input(frame, batch, prior, depth, confidence)
         memory = memory.map(lambda t: t.to(self.device))
-        residuals, memory = self.network(views, memory, write=write)
+        out, memory = self.network(views.padded(PATCH), memory, write=write)
         height, width = depth.shape[-2:]
-        residuals = {name: r[..., :height, :width] for name, r in residuals.items()}
-        limit = self.config.depth_residual_limit
-        log_ratio = limit * torch.tanh(residuals["log_depth"][:, 0] / limit)
+        # written as differences so that zero residuals return the prior's values bit for bit
+        log_ratio = out.log_depth[0, :, :height, :width] - views.log_depth[0]
+        gain = out.confidence[0, :, :height, :width] - confidence
         if batch.sensor_depth is not None:
             # measured depth is not the network's to correct
-            log_ratio = torch.where(batch.sensor_depth.to(self.device) > 0, 0.0, log_ratio)
-        logit = torch.logit(confidence, eps=_LOGIT_EPS)
-        # written as a difference so that a zero residual returns the prior's value bit for bit
-        gain = torch.sigmoid(logit + residuals["confidence_logit"][:, 0]) - torch.sigmoid(logit)
-        if batch.sensor_depth is not None:
-            gain = torch.where(batch.sensor_depth.to(self.device) > 0, 0.0, gain)
+            measured = batch.sensor_depth.to(self.device) > 0
+            log_ratio, gain = (torch.where(measured, 0.0, t) for t in (log_ratio, gain))
         if batch.valid is not None:
             # masked pixels have no say in later views either, whatever the network thinks
             gain = torch.where(batch.valid.to(self.device), gain, 0.0)
+        residuals = {name: r[0, ..., :height, :width] for name, r in out.residuals.items()}
         prediction = Prediction(
             depth=depth * torch.exp(log_ratio),
             confidence=(confidence + gain).clamp(0, 1),
@@ -262,35 +294,41 @@ class StreamingModel(nn.Module):
             opacity_logit_residual=residuals["opacity_logit"][:, 0],
             rotation_residual=residuals["rotation"],
         )
-        return prediction, memory
+        return prediction, memory, out.record
 
     def _network_input(
         self,
         frame: SubmapFrame,
         batch: ViewBatch,
         prior: Sequence[PriorDepth],
-        image: Tensor,
         depth: Tensor,
         confidence: Tensor,
     ) -> NetworkInput:
-        height, width = depth.shape[-2:]
+        """One stream's views; sides are not padded yet."""
+        image = batch.image.to(self.device)
         if batch.valid is not None:
             # grey: nothing to see
             image = torch.where(batch.valid.to(self.device)[:, None], image, 0.5)
-        local = frame.localize(batch.c2w).to(self.device)
-        rays = camera_rays(batch.fxfycxcy.to(self.device)[None], local[None], height, width)
-        log_depth = torch.log(depth / frame.scale.to(depth))
+        log_scale = math.log(float(frame.scale))
+        log_depth = torch.log(depth) - log_scale
         if batch.map_depth is None:
-            map_there = map_ratio = torch.zeros_like(depth)
+            there, map_log_depth = torch.zeros_like(depth), log_depth
         else:
             map_depth = batch.map_depth.to(self.device)
-            map_there = (map_depth > 0).to(depth.dtype)
-            map_ratio = torch.where(map_depth > 0, torch.log(map_depth / depth), 0.0).clamp(-1, 1)
-        geometry = torch.stack((log_depth, confidence, map_ratio, map_there), dim=-1)
-        pixels = torch.cat((ray_image(image[None], rays)[0], geometry), dim=-1)
-        pixels = pad_to_patches(pixels, self.config.patch_size)
-        cells = fit_cells(_stack(prior, "cells").to(self.device), *pixels.shape[1:3])
-        return NetworkInput(pixels, cells)
+            there = (map_depth > 0).to(depth.dtype)
+            map_log_depth = torch.where(map_depth > 0, torch.log(map_depth) - log_scale, log_depth)
+        ranges = torch.tensor([view.depth_range for view in prior], dtype=torch.float64)
+        return NetworkInput(
+            image=image[None],
+            log_depth=log_depth[None],
+            confidence=confidence[None],
+            map_log_depth=map_log_depth[None],
+            map_there=there[None],
+            cells=_stack(prior, "cells").to(self.device)[None],
+            log_range=(ranges.log() - log_scale).float().to(self.device)[None],
+            fxfycxcy=batch.fxfycxcy.to(self.device)[None],
+            c2w=frame.localize(batch.c2w).float().to(self.device)[None],
+        )
 
     def _check(self, state: StreamingState) -> None:
         expected = self.network.initial_state().to_tensors()

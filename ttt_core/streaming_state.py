@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ttt_core.errors import StateMismatchError
-from ttt_core.kept_views import move_views
+from ttt_core.key_records import KeyRecord
 from ttt_core.matching import PosedImage
-from ttt_core.state import ReconstructorState, read_state_tensors, write_tensors
+from ttt_core.memory import MemoryState
+from ttt_core.state import read_state_tensors, write_tensors
 from ttt_core.submap import SubmapFrame
 
-_MEMORY, _FRAME, _VIEW = "memory.", "frame.", "view."
+_MEMORY, _FRAME, _VIEW, _RECORD = "memory.", "frame.", "view.", "record."
 _KEYS = "views.keys"
 _VIEW_FIELDS = ("gray", "K", "c2w", "valid", "depth", "confidence")
 _REQUIRED_VIEW_FIELDS = {"gray", "K", "c2w"}
@@ -28,36 +27,22 @@ class StreamingState:
     """Fast weights, sub-map frame, and the earlier key frames kept for matching.
 
     Attributes:
-        memory: fast weights of every layer (batch size 1).
+        memory: the network's carried memory (one stream).
         frame: None until the first batch fixed it.
         views: bounded number of earlier key frames, in order of arrival.
+        records: bounded number of key frames' contributions to the memory, in order of arrival:
+            what a corrected pose needs to take them back.
     """
 
-    memory: ReconstructorState
+    memory: MemoryState
     frame: SubmapFrame | None = None
     views: tuple[PosedImage, ...] = ()
+    records: tuple[KeyRecord, ...] = ()
 
     @property
     def nbytes(self) -> int:
         """Bytes held by all tensors; bounded however long the stream."""
         return sum(t.numel() * t.element_size() for t in self.to_tensors().values())
-
-    def rebase(
-        self,
-        poses: Mapping[int, NDArray[np.float64] | Tensor],
-        scales: Mapping[int, float] | None = None,
-    ) -> StreamingState:
-        """The state after corrected poses: kept key frames move, so that matching uses them.
-
-        The sub-map frame stays, and so do the fast weights: what they hold was written with the
-        poses of its time. Keys that are not kept are ignored.
-
-        Args:
-            poses: camera to world (4, 4), rigid, by key.
-            scales: by key, how much larger the world around that view became.
-        """
-        arrays = {key: np.asarray(pose, dtype=np.float64) for key, pose in poses.items()}
-        return replace(self, views=move_views(self.views, arrays, scales))
 
     def to_tensors(self) -> dict[str, Tensor]:
         """A flat `name -> tensor` form (not copied) that a larger file can embed."""
@@ -71,6 +56,9 @@ class StreamingState:
                 array = getattr(view, field)
                 if array is not None:
                     tensors[f"{_VIEW}{index}.{field}"] = torch.from_numpy(array)
+        for index, record in enumerate(self.records):
+            for name, tensor in record.to_tensors().items():
+                tensors[f"{_RECORD}{index}.{name}"] = tensor
         return tensors
 
     @classmethod
@@ -99,10 +87,20 @@ class StreamingState:
             _view(tensors, index, key) for index, key in enumerate(tensors[_KEYS].tolist())
         )
         return cls(
-            memory=ReconstructorState.from_tensors(memory),
+            memory=MemoryState.from_tensors(memory),
             frame=SubmapFrame(**frame) if frame else None,
             views=views,
+            records=_records(tensors),
         )
+
+
+def _records(tensors: Mapping[str, Tensor]) -> tuple[KeyRecord, ...]:
+    by_index: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith(_RECORD):
+            index, _, field = name.removeprefix(_RECORD).partition(".")
+            by_index.setdefault(int(index), {})[field] = tensor
+    return tuple(KeyRecord.from_tensors(by_index[index]) for index in sorted(by_index))
 
 
 def _view(tensors: Mapping[str, Tensor], index: int, key: int) -> PosedImage:

@@ -379,7 +379,7 @@ class Engine:
         self.refiner.move_views(cameras, growth)
         self.selector.move(cameras)
         key_cameras = {seq: camera for seq, camera in cameras.items() if seq in self.keyframes}
-        self.model_state = self.model_state.rebase(key_cameras, growth)
+        self.model_state = self.model.move(self.model_state, key_cameras, growth)
         for seq, camera in key_cameras.items():
             self.keyframes[seq] = self.keyframes[seq].moved(camera)
         self._moved_cameras |= key_cameras

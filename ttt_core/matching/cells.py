@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 CELL = 4
 """Side of a cell in pixels."""
-COST_BINS = 16
+COST_BINS = 32
 
 CELL_CHANNELS: tuple[str, ...] = (
     *(f"cost_{k}" for k in range(COST_BINS)),
@@ -19,7 +19,7 @@ CELL_CHANNELS: tuple[str, ...] = (
 )
 """Channels of `PriorDepth.cells`.
 
-cost_k: mean over the cell of the lowest aggregated cost among the planes of the k-th sixteenth of
+cost_k: mean over the cell of the lowest aggregated cost among the planes of the k-th part of
 the log depth range, less the pixel's lowest. log_depth: confidence-weighted mean of the log depth,
 0 at the nearest and 1 at the farthest plane. confidence: mean. agreement: mean votes of other
 views for the depth less votes against, within -2..2. parallax: mean of log(1 + pixels moved per

@@ -1,0 +1,79 @@
+"""The paper's fast weights, keyed by place: a SwiGLU network rewritten by orthogonalised steps.
+
+One step a batch, as in tttLRM (LaCT, arXiv 2505.23884), with a learned step for each matrix; but
+keys are features of a point in space, so that the memory can be asked along a ray.
+Shape suffixes: B streams, N points.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ttt_core import fast_weights
+from ttt_core.blocks import linear
+from ttt_core.memory.features import FourierFeatures
+from ttt_core.memory.interface import PlaceMemory
+from ttt_core.memory.state import MemoryState
+from ttt_core.state import FastWeights
+
+_FEATURES = 96
+_DEVIATIONS = (1.0, 2.5)
+_FIRST_STEP = 0.5
+_KEY_EPS = 1e-5
+
+
+class SwiGluMemory(PlaceMemory):
+    """Fast weights (w0, w1, w2); every write is one Muon step, columns keep their first norms.
+
+    It forgets gradually, cannot tell where nothing was written, and cannot be edited.
+    """
+
+    weight_channels = 3
+    editable = False
+
+    def __init__(self, value_width: int = 64, expansion: int = 2) -> None:
+        super().__init__()
+        self.value_width = value_width
+        self.features = FourierFeatures(_FEATURES, _DEVIATIONS)
+        self.to_key = linear(_FEATURES, value_width)
+        nn.init.normal_(self.to_key.weight, std=1 / math.sqrt(_FEATURES))
+        hidden = value_width * expansion
+        self.w0 = nn.Parameter(torch.randn(1, value_width, hidden) / math.sqrt(value_width))
+        self.w1 = nn.Parameter(torch.randn(1, hidden, value_width) / math.sqrt(hidden))
+        self.w2 = nn.Parameter(torch.randn(1, value_width, hidden) / math.sqrt(value_width))
+        self.log_steps = nn.Parameter(torch.full((3,), math.log(_FIRST_STEP)))
+
+    def initial_state(self, streams: int) -> MemoryState:
+        first = self._first()
+        return MemoryState({name: w.repeat(streams, 1, 1) for name, w in first._asdict().items()})
+
+    def read(self, state: MemoryState, places: Tensor) -> tuple[Tensor, Tensor]:
+        answer = fast_weights.read(self._weights(state), self._keys(places))
+        return answer, answer.new_zeros(answer.shape[:-1])
+
+    def write(
+        self, state: MemoryState, places: Tensor, values: Tensor, weights: Tensor
+    ) -> MemoryState:
+        before, first = self._weights(state), self._first()
+        ascent = fast_weights.ascent_direction(before, self._keys(places), values, weights)
+        steps = self.log_steps.exp()
+        after = {}
+        for index, name in enumerate(FastWeights._fields):
+            stepped = before[index] + steps[index] * fast_weights.newton_schulz(ascent[index])
+            norms = fast_weights.column_norms(stepped) + fast_weights.NORM_EPS
+            after[name] = stepped / norms * fast_weights.column_norms(first[index])
+        return MemoryState(after)
+
+    def _first(self) -> FastWeights:
+        return FastWeights(self.w0, self.w1, self.w2)
+
+    @staticmethod
+    def _weights(state: MemoryState) -> FastWeights:
+        return FastWeights(**state.tensors)
+
+    def _keys(self, places: Tensor) -> Tensor:
+        return F.normalize(self.to_key(self.features(places)), dim=-1, eps=_KEY_EPS)

@@ -1,0 +1,16 @@
+"""The compact network: what it adds to the matching prior, with the memory it carries."""
+
+from ttt_core.network.config import MEMORIES, PATCH, NetworkConfig
+from ttt_core.network.inputs import NetworkInput
+from ttt_core.network.network import CompactNetwork, NetworkOutput
+from ttt_core.network.volume import WriteRecord
+
+__all__ = [
+    "MEMORIES",
+    "PATCH",
+    "CompactNetwork",
+    "NetworkConfig",
+    "NetworkInput",
+    "NetworkOutput",
+    "WriteRecord",
+]

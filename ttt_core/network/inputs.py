@@ -1,0 +1,136 @@
+"""What the compact network sees of a batch of views, and the rays of its tokens.
+
+Shape suffixes: B streams, V views, N tokens of a view (row-major), D planes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ttt_core.matching import CELL
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NetworkInput:
+    """One batch of V views of each of B streams, in the streams' sub-map frames and units.
+
+    H and W are whole patches (see `padded`); depths are logarithms of z-depth.
+    """
+
+    image: Tensor  # (B, V, 3, H, W), 0..1
+    log_depth: Tensor  # (B, V, H, W), the prior's
+    confidence: Tensor  # (B, V, H, W), 0..1, the prior's
+    map_log_depth: Tensor  # (B, V, H, W), the rendered map's, where it is there
+    map_there: Tensor  # (B, V, H, W), 1 where the map holds something, else 0
+    cells: Tensor  # (B, V, H/CELL, W/CELL, F), the prior's
+    log_range: Tensor  # (B, V, 2), nearest and farthest plane of the prior's sweep
+    fxfycxcy: Tensor  # (B, V, 4), pixels
+    c2w: Tensor  # (B, V, 4, 4), camera to sub-map
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> NetworkInput:
+        """The input with `function` applied to every tensor."""
+        return NetworkInput(*(function(getattr(self, f.name)) for f in fields(self)))
+
+    def cropped(self, patch_size: int) -> NetworkInput:
+        """Sides cut to whole patches; the first pixel stays where it is."""
+        height, width = (side // patch_size * patch_size for side in self.image.shape[-2:])
+
+        def cut(picture: Tensor) -> Tensor:
+            return picture[..., :height, :width]
+
+        return NetworkInput(
+            cut(self.image),
+            cut(self.log_depth),
+            cut(self.confidence),
+            cut(self.map_log_depth),
+            cut(self.map_there),
+            self.cells[..., : height // CELL, : width // CELL, :],
+            self.log_range,
+            self.fxfycxcy,
+            self.c2w,
+        )
+
+    def padded(self, patch_size: int) -> NetworkInput:
+        """Sides brought to whole patches by repeating the last row and column."""
+        height, width = self.image.shape[-2:]
+        rows, columns = -(-height // patch_size) * patch_size, -(-width // patch_size) * patch_size
+        return NetworkInput(
+            _fitted(self.image, rows, columns),
+            _fitted(self.log_depth, rows, columns),
+            _fitted(self.confidence, rows, columns),
+            _fitted(self.map_log_depth, rows, columns),
+            _fitted(self.map_there, rows, columns),
+            _fitted(self.cells.movedim(-1, 2), rows // CELL, columns // CELL).movedim(2, -1),
+            self.log_range,
+            self.fxfycxcy,
+            self.c2w,
+        )
+
+
+def _fitted(picture: Tensor, rows: int, columns: int) -> Tensor:
+    """Cut or repeat the last rows and columns of (B, V, ..., H, W)."""
+    picture = picture[..., :rows, :columns]
+    padding = (0, columns - picture.shape[-1], 0, rows - picture.shape[-2])
+    if not any(padding):
+        return picture
+    flat = picture.flatten(0, 1)
+    flat = flat[:, None] if flat.dim() == 3 else flat
+    return F.pad(flat, padding, mode="replicate").reshape(*picture.shape[:-2], rows, columns)
+
+
+def pixel_rays(
+    fxfycxcy: Tensor,  # (B, V, 4)
+    c2w: Tensor,  # (B, V, 4, 4)
+    pixels: Tensor,  # (B, V, N, 2), x and y
+) -> tuple[Tensor, Tensor]:
+    """Rays `o + z d` with z the z-depth: origins (B, V, 1, 3), directions (B, V, N, 3)."""
+    focal, centre = fxfycxcy[..., None, :].split(2, dim=-1)
+    plane = (pixels - centre) / focal
+    in_camera = torch.cat((plane, torch.ones_like(plane[..., :1])), dim=-1)
+    with torch.autocast(c2w.device.type, enabled=False):
+        directions = in_camera.to(c2w.dtype) @ c2w[..., :3, :3].mT
+    return c2w[..., None, :3, 3], directions
+
+
+def patch_centres(rows: int, columns: int, side: int, like: Tensor) -> Tensor:
+    """(N, 2) x and y of the centres of patches, row-major, pixels."""
+    y = (torch.arange(rows, device=like.device, dtype=like.dtype) + 0.5) * side
+    x = (torch.arange(columns, device=like.device, dtype=like.dtype) + 0.5) * side
+    return torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).flatten(0, 1)
+
+
+def log_planes(log_range: Tensor, planes: int) -> Tensor:
+    """Log depth of the centres of `planes` equal parts of the range: (B, V, 2) -> (B, V, D)."""
+    near, far = log_range.split(1, dim=-1)
+    share = (torch.arange(planes, device=near.device, dtype=near.dtype) + 0.5) / planes
+    return near + (far - near) * share
+
+
+def plane_histogram(
+    log_depth: Tensor, weight: Tensor, log_range: Tensor, planes: int, side: int
+) -> Tensor:
+    """How much of each token lies at each plane, every second pixel, split between two planes.
+
+    Args:
+        log_depth, weight: (B, V, H, W).
+        side: of a token, pixels.
+
+    Returns:
+        (B, V, N, D), summing to the token's mean weight (less beyond the range).
+    """
+    near, far = (edge[..., None] for edge in log_range.split(1, dim=-1))  # (B, V, 1, 1)
+    half = side // 2
+    depth, weight = (
+        t[..., 1::2, 1::2].unflatten(-1, (-1, half)).unflatten(-3, (-1, half)).transpose(-3, -2)
+        for t in (log_depth, weight)
+    )  # (B, V, rows, columns, half, half)
+    depth, weight = (t.flatten(-2).flatten(-3, -2) for t in (depth, weight))  # (B, V, N, P)
+    place = (depth - near) / (far - near) * planes - 0.5
+    index = torch.arange(planes, device=place.device, dtype=place.dtype)
+    share = (1 - (place[..., None] - index).abs()).clamp_min(0)  # (B, V, N, P, D)
+    return (share * weight[..., None]).mean(-2)

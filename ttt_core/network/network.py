@@ -1,0 +1,398 @@
+"""The compact network: matching prior in, corrected depth, confidence and splat residuals out.
+
+Cells of the prior become tokens; a decoder along each token's ray weighs the matching cost, what
+the carried memory holds there, and where the rendered map is; blocks mix the tokens of a view; a
+head at pixel resolution, zero-initialised, blends the prior's depth with the tokens' and corrects
+the rest. An untrained network is the prior, exactly.
+Shape suffixes: B streams, V views, N tokens of a view, D planes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ttt_core.blocks import Block, Mlp, PreNorm, ViewAttention, linear
+from ttt_core.config import ReconstructorConfig
+from ttt_core.matching import CELL, CELL_CHANNELS
+from ttt_core.memory import MemoryState, PlaceMemory, RidgeMemory, SwiGluMemory
+from ttt_core.network.config import PATCH, NetworkConfig
+from ttt_core.network.inputs import (
+    NetworkInput,
+    log_planes,
+    patch_centres,
+    pixel_rays,
+    plane_histogram,
+)
+from ttt_core.network.volume import ANSWER_CHANNELS, VolumeReader, VolumeWriter, WriteRecord
+from ttt_core.state import ReconstructorState
+
+RESIDUAL_CHANNELS = {
+    "blend": 1,
+    "log_depth": 1,
+    "confidence_logit": 1,
+    "color": 3,
+    "log_scale": 3,
+    "opacity_logit": 1,
+    "rotation": 3,
+}
+"""What the pixel head emits, in this order."""
+_COST_PLANES = sum(name.startswith("cost_") for name in CELL_CHANNELS)
+_CELL_INPUT = len(CELL_CHANNELS) + 3 * CELL**2 + 6
+_PIXEL_INPUT = 8
+_RAY_CHANNELS = 2 + ANSWER_CHANNELS + 2
+_WINDOW = 2  # planes on each side of the mode that a token's depth is the mean of
+_FIRST_SHARPNESS = 12.0
+_LOGIT_EPS = 1e-4
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NetworkOutput:
+    """What the network says of a batch. Depths are logarithms in sub-map units."""
+
+    log_depth: Tensor  # (B, V, H, W), corrected
+    confidence: Tensor  # (B, V, H, W), corrected
+    confidence_logit: Tensor  # (B, V, H, W), its logit
+    residuals: dict[str, Tensor]  # by the names of RESIDUAL_CHANNELS, (B, V, channels, H, W)
+    plane_logits: Tensor  # (B, V, N, D)
+    prior_logits: Tensor  # (B, V, N, D), before the decoder along the ray
+    token_log_depth: Tensor  # (B, V, N)
+    token_confidence: Tensor  # (B, V, N)
+    record: WriteRecord | None  # what was written; None if nothing was, or the memory has no record
+
+
+class _Mixer(nn.Module):
+    """A block without fast weights: attention inside each view, then MLP."""
+
+    def __init__(self, config: ReconstructorConfig) -> None:
+        super().__init__()
+        parts = (ViewAttention(config), Mlp(config))
+        self.parts = nn.ModuleList(PreNorm(config.width, part) for part in parts)
+
+    def forward(self, x: Tensor, views: int) -> Tensor:
+        attention, mlp = cast(Any, tuple(self.parts))
+        x = x + attention.f(attention.ln(x), views)
+        return x + mlp.f(mlp.ln(x))
+
+
+class CompactNetwork(nn.Module):
+    """See the module's description."""
+
+    def __init__(self, config: NetworkConfig | None = None) -> None:
+        super().__init__()
+        self.config = config = config or NetworkConfig()
+        width, cell, planes = config.width, config.cell_width, config.planes
+        self.cell_stem = nn.Conv2d(_CELL_INPUT, cell, 3, padding=1)
+        self.token_stem = nn.Conv2d(cell, width, 4, stride=2, padding=1)
+        self.token_stem_2 = nn.Conv2d(width, width, 3, padding=1)
+        self.log_sharpness = nn.Parameter(torch.tensor(_FIRST_SHARPNESS).log())
+        self.prior_planes = _zeroed(nn.Conv2d(width, planes, 1))
+        self.ray_1 = nn.Conv1d(_RAY_CHANNELS, config.ray_width, 5, padding=2)
+        self.ray_2 = nn.Conv1d(config.ray_width, config.ray_width // 2, 5, padding=2)
+        self.ray_3 = _zeroed(nn.Conv1d(config.ray_width // 2, 1, 1))
+        self.from_ray = linear(config.ray_width // 2 * planes, cell)
+        self.merge = nn.Conv2d(width + cell, width, 3, padding=1)
+        kind = Block if config.memory == "tokens" else _Mixer
+        self.blocks = nn.ModuleList(kind(config.blocks()) for _ in range(config.layers))
+        self.planes = _zeroed(nn.Conv2d(width, planes, 3, padding=1))
+        hidden = config.pixel_width
+        self.cell_head = nn.Conv2d(width, 4 * hidden, 1)
+        self.cell_skip = nn.Conv2d(cell, hidden, 1)
+        self.cell_head_2 = nn.Conv2d(hidden, hidden, 3, padding=1)
+        self.pixel_in = nn.Conv2d(_PIXEL_INPUT, hidden, 3, padding=1)
+        self.pixel_out = _zeroed(nn.Conv2d(hidden, sum(RESIDUAL_CHANNELS.values()), 1))
+        self.memory: PlaceMemory | None = None
+        if config.memory == "ridge":
+            self.memory = RidgeMemory(config.features, config.value_width)
+        elif config.memory == "swiglu":
+            self.memory = SwiGluMemory()
+        if self.memory is not None:
+            value_width, channels = self.memory.value_width, self.memory.weight_channels
+            self.reader = VolumeReader(width, value_width, config.ray_samples)
+            self.writer = VolumeWriter(width, value_width, channels)
+
+    @property
+    def corrects(self) -> bool:
+        """Whether the head was trained; if not, every residual is exactly zero."""
+        return bool(self.pixel_out.weight.any() or cast(Tensor, self.pixel_out.bias).any())
+
+    def initial_state(self, streams: int = 1) -> MemoryState:
+        """Nothing written yet."""
+        if self.memory is not None:
+            state = self.memory.initial_state(streams).tensors
+        elif self.config.memory == "tokens":
+            layers = tuple(b.initial_state(streams) for b in cast(Iterable[Block], self.blocks))
+            state = ReconstructorState(layers).named()
+        else:
+            return MemoryState()
+        written = torch.zeros(streams, dtype=torch.int64, device=self.log_sharpness.device)
+        return MemoryState({**state, "written": written})
+
+    def forward(
+        self, views: NetworkInput, memory: MemoryState, *, write: bool
+    ) -> tuple[NetworkOutput, MemoryState]:
+        """One pass over a batch of views.
+
+        Args:
+            views: V views of each of B streams, padded to whole patches.
+            memory: before the batch; not changed.
+            write: take the batch into the memory afterwards (for "tokens": before it is read, as
+                in the paper); False only reads.
+        """
+        streams, count = views.image.shape[:2]
+        rows, columns = (side // PATCH for side in views.image.shape[-2:])
+        cells = F.gelu(self.cell_stem(_cell_input(views)))  # (B*V, cell, H/4, W/4)
+        stem = F.gelu(self.token_stem(cells))
+        stem = stem + F.gelu(self.token_stem_2(stem))  # (B*V, width, rows, columns)
+        tokens = stem.flatten(2).mT.unflatten(0, (streams, count))  # (B, V, N, width)
+        cost = _token_cost(views.cells, self.config.planes)  # (B, V, N, D)
+        prior_logits = self.prior_planes(stem).flatten(2).mT.unflatten(0, (streams, count))
+        prior_logits = prior_logits - self.log_sharpness.exp() * cost
+
+        along = self._along_rays(views, memory, tokens, cost, prior_logits, rows, columns)
+        decoded = self.ray_3(along).squeeze(1).view_as(prior_logits)
+        spread = self.from_ray(along.flatten(1))  # (B*V*N, cell)
+        spread = spread.view(streams * count, rows, columns, -1).movedim(-1, 1)
+        mixed = F.gelu(self.merge(torch.cat((stem, spread), dim=1)))
+        mixed, memory = self._mix(mixed, memory, streams, write)
+        logits = self.planes(mixed).flatten(2).mT.unflatten(0, (streams, count))
+        logits = logits + prior_logits + decoded
+        token_log_depth, token_confidence = expected_depth(logits, views.log_range)
+
+        residuals = self._residuals(views, cells, mixed, token_log_depth, token_confidence)
+        blend = torch.tanh(residuals["blend"][:, :, 0])
+        limit = self.config.depth_residual_limit
+        shift = limit * torch.tanh(residuals["log_depth"][:, :, 0] / limit)
+        target = _upsampled(token_log_depth, rows, columns, views.log_depth)
+        log_depth = views.log_depth + (blend * (target - views.log_depth) + shift)
+        logit = torch.logit(views.confidence, eps=_LOGIT_EPS)
+        changed = logit + residuals["confidence_logit"][:, :, 0]
+        # written as a difference so that a zero residual returns the prior's value bit for bit
+        confidence = views.confidence + (torch.sigmoid(changed) - torch.sigmoid(logit))
+
+        record = None
+        if write and self.memory is not None:
+            record = self._describe(tokens, log_depth, confidence, memory)
+            memory = self._written(self.writer.samples(record, views.fxfycxcy, views.c2w), memory)
+        elif write and self.config.memory == "tokens":
+            memory = MemoryState({**memory.tensors, "written": memory["written"] + 1})
+        return NetworkOutput(
+            log_depth=log_depth,
+            confidence=confidence.clamp(0, 1),
+            confidence_logit=changed,
+            residuals=residuals,
+            plane_logits=logits,
+            prior_logits=prior_logits,
+            token_log_depth=token_log_depth,
+            token_confidence=token_confidence,
+            record=record,
+        ), memory
+
+    def amend(
+        self,
+        memory: MemoryState,
+        record: WriteRecord,
+        fxfycxcy: Tensor,
+        c2w: Tensor,
+        *,
+        age: int,
+        sign: int,
+    ) -> MemoryState:
+        """Take a record back (sign -1), or write it as if at its time (+1).
+
+        Args:
+            record: of V views, as it was written; log depths may have been rescaled for +1.
+            fxfycxcy, c2w: (B, V, 4), (B, V, 4, 4) of the cameras, sub-map frame.
+            age: batches written since.
+
+        Raises:
+            NotImplementedError: the memory cannot be edited.
+        """
+        if self.memory is None:
+            raise NotImplementedError(f"memory {self.config.memory!r} cannot be edited")
+        factor = sign * self.memory.retention(age)
+        places, values, weights = self.writer.samples(record, fxfycxcy, c2w)
+        core = self.memory.amend(self._core(memory), places, values, weights, factor)
+        return MemoryState({**core.tensors, "written": memory["written"]})
+
+    @property
+    def editable(self) -> bool:
+        """Whether `amend` works with this memory."""
+        return self.memory is not None and self.memory.editable
+
+    @staticmethod
+    def _core(memory: MemoryState) -> MemoryState:
+        return MemoryState({n: t for n, t in memory.tensors.items() if n != "written"})
+
+    def _written(self, samples: tuple[Tensor, Tensor, Tensor], memory: MemoryState) -> MemoryState:
+        assert self.memory is not None
+        core = self.memory.write(self._core(memory), *samples)
+        return MemoryState({**core.tensors, "written": memory["written"] + 1})
+
+    def _along_rays(
+        self,
+        views: NetworkInput,
+        memory: MemoryState,
+        tokens: Tensor,
+        cost: Tensor,
+        prior_logits: Tensor,
+        rows: int,
+        columns: int,
+    ) -> Tensor:
+        """(B*V*N, ray_width/2, D): every token's ray, decoded."""
+        planes, side = self.config.planes, PATCH
+        shape = (cost.shape[0] * cost.shape[1] * cost.shape[2], -1, planes)
+        in_prior = plane_histogram(views.log_depth, views.confidence, views.log_range, planes, side)
+        in_map = plane_histogram(
+            views.map_log_depth, views.map_there, views.log_range, planes, side
+        )
+        channels = torch.stack((cost, prior_logits.softmax(-1), in_prior, in_map), dim=-2)
+        if self.memory is None:
+            answer = channels.new_zeros(shape[0], ANSWER_CHANNELS, planes)
+        else:
+            centres = patch_centres(rows, columns, side, views.fxfycxcy)
+            centres = centres.expand(*views.fxfycxcy.shape[:2], -1, -1)
+            origins, directions = pixel_rays(views.fxfycxcy, views.c2w, centres)
+            answer = self.reader(
+                self.memory, self._core(memory), tokens, origins, directions, views.log_range
+            )
+            answer = answer.flatten(0, 2).mT  # (B*V*N, channels, M)
+            answer = F.interpolate(answer, size=planes, mode="linear")
+        along = torch.cat((channels.reshape(shape), answer.to(channels.dtype)), dim=1)
+        return F.gelu(self.ray_2(F.gelu(self.ray_1(along))))
+
+    def _mix(
+        self, mixed: Tensor, memory: MemoryState, streams: int, write: bool
+    ) -> tuple[Tensor, MemoryState]:
+        """The blocks, on (B*V, width, rows, columns)."""
+        views = mixed.shape[0] // streams
+        x = mixed.flatten(2).mT.unflatten(0, (streams, views)).flatten(1, 2)  # (B, V*N, width)
+        if self.config.memory == "tokens":
+            before = ReconstructorState.from_tensors(self._core(memory).tensors)
+            layers = []
+            for block, state in zip(self.blocks, before.layers):
+                x, after = block(x, state, views, x.shape[1] if write else None)
+                layers.append(after)
+            core = ReconstructorState(tuple(layers)).named()
+            memory = MemoryState({**core, "written": memory["written"]})
+        else:
+            for block in self.blocks:
+                x = block(x, views)
+        return x.unflatten(1, (views, -1)).flatten(0, 1).mT.reshape(mixed.shape), memory
+
+    def _residuals(
+        self,
+        views: NetworkInput,
+        cells: Tensor,
+        mixed: Tensor,
+        token_log_depth: Tensor,
+        token_confidence: Tensor,
+    ) -> dict[str, Tensor]:
+        streams, count = views.image.shape[:2]
+        rows, columns = mixed.shape[-2:]
+        at_cells = F.pixel_shuffle(self.cell_head(mixed), 2) + self.cell_skip(cells)
+        at_cells = self.cell_head_2(F.gelu(at_cells))
+        like = views.log_depth
+        apart = _upsampled(token_log_depth, rows, columns, like).detach() - like
+        pixels = torch.stack(
+            (
+                torch.logit(views.confidence, eps=_LOGIT_EPS) / 3,
+                apart.clamp(-1, 1),
+                _upsampled(token_confidence, rows, columns, like),
+                ((views.map_log_depth - like) * views.map_there).clamp(-1, 1),
+                views.map_there,
+            ),
+            dim=2,
+        )
+        pixels = torch.cat((pixels, 2 * views.image - 1), dim=2).flatten(0, 1)
+        hidden = F.interpolate(at_cells, scale_factor=CELL, mode="nearest")
+        hidden = F.gelu(hidden + self.pixel_in(pixels))
+        residuals = self.pixel_out(hidden).unflatten(0, (streams, count))
+        return dict(
+            zip(RESIDUAL_CHANNELS, residuals.split(list(RESIDUAL_CHANNELS.values()), dim=2))
+        )
+
+    def _describe(
+        self, tokens: Tensor, log_depth: Tensor, confidence: Tensor, memory: MemoryState
+    ) -> WriteRecord:
+        """The surest pixel of each token, and what the token saw."""
+        side = PATCH
+        depth, trust = (_patches(t.detach(), side) for t in (log_depth, confidence))
+        best, place = trust.max(dim=-1)  # (B, V, N)
+        surest = depth.gather(-1, place[..., None]).squeeze(-1)
+        columns = log_depth.shape[-1] // side
+        token = torch.arange(place.shape[-1], device=place.device)
+        x = (token % columns) * side + place % side
+        y = (token // columns) * side + place // side
+        pixels = torch.stack((x, y), dim=-1).to(log_depth.dtype) + 0.5
+        written = int(memory["written"].max())
+        return self.writer.describe(tokens, best, surest, pixels, written)
+
+
+def expected_depth(logits: Tensor, log_range: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean log depth near the most likely plane, and the probability of that neighbourhood.
+
+    Args:
+        logits: (B, V, N, D).
+        log_range: (B, V, 2).
+
+    Returns:
+        (B, V, N) each.
+    """
+    planes = logits.shape[-1]
+    probability = logits.softmax(-1)
+    mode = logits.argmax(-1, keepdim=True)
+    near = (torch.arange(planes, device=logits.device) - mode).abs() <= _WINDOW
+    inside = probability * near
+    mass = inside.sum(-1)
+    depth = log_planes(log_range, planes)[:, :, None]
+    return (inside * depth).sum(-1) / (mass + 1e-8), mass
+
+
+def _zeroed(layer: nn.Conv1d | nn.Conv2d) -> Any:
+    nn.init.zeros_(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+def _patches(picture: Tensor, side: int) -> Tensor:
+    """(B, V, H, W) -> (B, V, N, side*side), row-major inside and outside."""
+    cut = picture.unflatten(-1, (-1, side)).unflatten(-3, (-1, side)).transpose(-3, -2)
+    return cut.flatten(-2).flatten(-3, -2)
+
+
+def _upsampled(tokens: Tensor, rows: int, columns: int, like: Tensor) -> Tensor:
+    """(B, V, N) to the pixels of `like` (B, V, H, W), bilinear."""
+    picture = tokens.flatten(0, 1).view(-1, 1, rows, columns)
+    size = like.shape[-2:]
+    return F.interpolate(picture, size=size, mode="bilinear").view_as(like)
+
+
+def _token_cost(cells: Tensor, planes: int) -> Tensor:
+    """Matching cost of tokens (B, V, N, D) from that of their cells."""
+    cost = cells[..., :_COST_PLANES].movedim(-1, 2).flatten(0, 1)  # (B*V, K, Hc, Wc)
+    cost = F.avg_pool2d(cost, 2).flatten(2).mT  # (B*V, N, K)
+    if planes != _COST_PLANES:
+        cost = F.interpolate(cost, size=planes, mode="linear")
+    return cost.unflatten(0, cells.shape[:2])
+
+
+def _cell_input(views: NetworkInput) -> Tensor:
+    """(B*V, _CELL_INPUT, H/CELL, W/CELL)."""
+    cells = views.cells.movedim(-1, 2)
+    colors = F.pixel_unshuffle(2 * views.image - 1, CELL)
+    ratio = (views.map_log_depth - views.log_depth).clamp(-1, 1) * views.map_there
+    of_map = torch.stack((ratio, views.map_there), dim=2).flatten(0, 1)
+    of_map = F.avg_pool2d(of_map, CELL).unflatten(0, cells.shape[:2])
+    rows, columns = cells.shape[-2:]
+    centres = patch_centres(rows, columns, CELL, views.fxfycxcy)
+    focal, centre = views.fxfycxcy[..., None, :].split(2, dim=-1)
+    plane = ((centres - centre) / focal).mT.unflatten(-1, (rows, columns))
+    edges = views.log_range[..., None, None].expand(*views.log_range.shape, rows, columns)
+    return torch.cat((cells, colors, of_map, plane, edges), dim=2).flatten(0, 1)

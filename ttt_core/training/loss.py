@@ -1,0 +1,172 @@
+"""What the network is trained for: depth of tokens and pixels, honest confidence, pictures.
+
+One call runs whole streams through the network, memory carried, and sums the loss over all their
+batches; gradients flow through the carried state, truncated every few batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ttt_core.errors import ConfigError
+from ttt_core.memory import MemoryState
+from ttt_core.network import PATCH, CompactNetwork, NetworkOutput
+from ttt_core.network.inputs import plane_histogram
+from ttt_core.training.collate import StreamStep
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LossConfig:
+    """Weights of the terms, and how memory is treated in training.
+
+    Raises:
+        ConfigError: a value out of range.
+    """
+
+    token_depth: float = 1.0
+    """L1 of the tokens' log depth."""
+    planes: float = 0.3
+    """Cross entropy of the tokens' planes against the true histogram."""
+    prior_planes: float = 0.1
+    """The same, of the logits before the decoder along the ray."""
+    depth: float = 1.0
+    """L1 of the pixels' log depth."""
+    edges: float = 0.25
+    """L1 of the differences between neighbouring pixels' log depth."""
+    confidence: float = 0.2
+    """Cross entropy of the confidence against "within `agreement` of the truth"."""
+    agreement: float = 0.05
+    """Relative depth error up to which a pixel is right."""
+    picture: float = 0.0
+    """L1 of held-out views rendered from the predictions."""
+    truncate: int = 8
+    """Batches after which back-propagation through the memory is cut."""
+    reset: float = 0.1
+    """Probability, before every batch but the first, that a stream forgets everything: the network
+    must not learn to expect a memory."""
+
+    def __post_init__(self) -> None:
+        if self.truncate < 1:
+            raise ConfigError(f"truncate is {self.truncate}: give at least 1 batch")
+        if not 0 <= self.reset <= 1:
+            raise ConfigError(f"reset is {self.reset}: give a probability")
+        if not 0 < self.agreement < 1:
+            raise ConfigError(
+                f"agreement is {self.agreement}: give a share of the depth, e.g. 0.05"
+            )
+
+
+class RenderLoss(Protocol):
+    """Renders held-out views from predictions and compares them; handed in by the caller, because
+    this package knows no renderer."""
+
+    def __call__(self, step: StreamStep, output: NetworkOutput, rng: np.random.Generator) -> Tensor:
+        """Scalar loss of one batch of views."""
+
+
+def sequence_loss(
+    network: CompactNetwork,
+    steps: Sequence[StreamStep],
+    config: LossConfig,
+    rng: np.random.Generator,
+    picture_loss: RenderLoss | None = None,
+) -> tuple[Tensor, dict[str, float]]:
+    """Mean loss over the batches of streams, and figures for the log.
+
+    Returns:
+        the loss, and by name: "depth" and "prior_depth" (mean L1 of log depth of pixels, network
+        and prior), "token_depth", "confidence", and "last_depth" (of the last batch).
+    """
+    streams = steps[0].known.shape[0]
+    memory = network.initial_state(streams)
+    total = torch.zeros((), device=steps[0].known.device)
+    figures: dict[str, list[float]] = {}
+    for number, step in enumerate(steps):
+        if number and number % config.truncate == 0:
+            memory = memory.detach()
+        if number and config.reset:
+            forgets = torch.from_numpy(rng.random(streams) < config.reset)
+            memory = _reset(memory, network.initial_state(streams), forgets)
+        output, memory = network(step.views, memory, write=number + 1 < len(steps))
+        terms = _terms(output, step, config)
+        if picture_loss is not None and config.picture:
+            terms["picture"] = picture_loss(step, output, rng)
+        total = total + sum(getattr(config, name) * term for name, term in terms.items())
+        for name, term in terms.items():
+            figures.setdefault(name, []).append(float(term.detach()))
+        prior = _masked_mean((step.views.log_depth - step.true_log_depth).abs(), step.known)
+        figures.setdefault("prior_depth", []).append(float(prior))
+    means = {name: float(np.mean(values)) for name, values in figures.items()}
+    return total / len(steps), {**means, "last_depth": figures["depth"][-1]}
+
+
+def _terms(output: NetworkOutput, step: StreamStep, config: LossConfig) -> dict[str, Tensor]:
+    known, truth = step.known, step.true_log_depth
+    planes = output.plane_logits.shape[-1]
+    token_truth, token_known = token_depth(truth, known, PATCH)
+    weight = known.to(truth.dtype)
+    histogram = plane_histogram(truth, weight, step.views.log_range, planes, PATCH)
+    mass = histogram.sum(-1)
+    target = histogram / mass.clamp_min(1e-6)[..., None]
+    counted = mass > 0.5
+
+    def cross_entropy(logits: Tensor) -> Tensor:
+        return _masked_mean(-(target * logits.log_softmax(-1)).sum(-1), counted)
+
+    error = (output.log_depth - truth).abs()
+    right = (error.detach() < config.agreement) & known
+    judged = known | step.sky
+    return {
+        "token_depth": _masked_mean((output.token_log_depth - token_truth).abs(), token_known),
+        "planes": cross_entropy(output.plane_logits),
+        "prior_planes": cross_entropy(output.prior_logits),
+        "depth": _masked_mean(error, known),
+        "edges": _edges(output.log_depth - truth, known),
+        "confidence": _masked_mean(
+            F.binary_cross_entropy_with_logits(
+                output.confidence_logit, right.to(truth.dtype), reduction="none"
+            ),
+            judged,
+        ),
+    }
+
+
+def token_depth(log_depth: Tensor, known: Tensor, side: int) -> tuple[Tensor, Tensor]:
+    """Median log depth of every token, (B, V, N), and which tokens are known by half or more."""
+    depth = torch.where(known, log_depth, torch.nan)
+    cut = depth.unflatten(-1, (-1, side)).unflatten(-3, (-1, side)).transpose(-3, -2)
+    cut = cut.flatten(-2).flatten(-3, -2)  # (B, V, N, side*side)
+    enough = cut.isfinite().float().mean(-1) >= 0.5
+    return torch.where(enough, cut.nanmedian(-1).values, 0.0), enough
+
+
+def _edges(difference: Tensor, known: Tensor) -> Tensor:
+    down = _masked_mean(difference.diff(dim=-2).abs(), known[..., 1:, :] & known[..., :-1, :])
+    across = _masked_mean(difference.diff(dim=-1).abs(), known[..., 1:] & known[..., :-1])
+    return down + across
+
+
+def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    return (values * mask).sum() / mask.sum().clamp_min(1)
+
+
+def _reset(memory: MemoryState, initial: MemoryState, forgets: Tensor) -> MemoryState:
+    """`memory`, with the streams that `forgets` (S,) marks back at the start.
+
+    A stream owns an equal share of every tensor's leading axis (several heads each, for some).
+    """
+    if not forgets.any():
+        return memory
+
+    def mixed(name: str, tensor: Tensor) -> Tensor:
+        marks = forgets.to(tensor.device).repeat_interleave(tensor.shape[0] // len(forgets))
+        return torch.where(marks.view(-1, *[1] * (tensor.dim() - 1)), initial[name], tensor)
+
+    return MemoryState({name: mixed(name, t) for name, t in memory.tensors.items()})
