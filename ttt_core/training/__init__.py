@@ -1,0 +1,1 @@
+"""Training of the streaming network: data, loss, optimiser, the loop that drives them."""
