@@ -11,6 +11,7 @@ from ttt_core.scenes.config import (
     Split,
 )
 from ttt_core.scenes.generate import make_sequence
+from ttt_core.scenes.sheet import contact_sheet
 
 __all__ = [
     "KEPT_OUT_CAMERA",
@@ -21,5 +22,6 @@ __all__ = [
     "SceneConfig",
     "SceneSequence",
     "Split",
+    "contact_sheet",
     "make_sequence",
 ]

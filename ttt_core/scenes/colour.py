@@ -35,7 +35,7 @@ class Palette:
     def __init__(self, rng: np.random.Generator) -> None:
         # Warm centres are commoner than green and blue ones.
         self._hues = rng.choice([0.9, 1.2, 1.5, 2.3, 3.0, 4.3, 4.8], 2) + rng.normal(0, 0.2, 2)
-        self._chroma = float(rng.choice([0.015, 0.035, 0.06]))
+        self._chroma = float(rng.choice([0.02, 0.045, 0.075]))
 
     def colours(self, rng: np.random.Generator, count: int, spread: float = 0.2) -> Array:
         """(count, 3) linear RGB around one lightness; `spread` is how far lightness goes."""

@@ -49,7 +49,7 @@ class _Builder:
 
     def look(self, size: float = 1.0) -> Look:
         rng = self.rng
-        tint = oklab(rng.uniform(0.75, 1.0), rng.uniform(0, 0.03), rng.uniform(0, 6.28))
+        tint = oklab(*rng.uniform([[0.75], [0.0], [0.0]], [[1.0], [0.03], [6.28]]))[0]
         shiny = rng.random() < 0.3
         return Look(
             texture=int(rng.integers(self.textures)),
@@ -280,7 +280,7 @@ def _outside(rng: np.random.Generator, build: _Builder, terrain: Terrain, scale:
         lamp_reach=120.0,
         ambient=(0.9 if overcast else rng.uniform(0.3, 0.6)) * (0.4 * sky + 0.55),
         sky_colour=sky,
-        haze=float(rng.choice([0.0, 0.004, 0.015])),
+        haze=float(rng.choice([0.0, 0.003, 0.008])),
     )
 
 
@@ -303,7 +303,8 @@ def objects(rng: np.random.Generator, textures: int) -> Layout:
     if rng.random() < 0.4:
         build.table(0.0, 0.0, 0.0)
     for _ in range(rng.integers(0, 3)):
-        build.pole(*(rng.normal(0, 0.7, 2) * reach), 0.0, rng.uniform(0.5, 2.0))
+        x, y = rng.normal(0, 0.7, 2) * reach
+        build.pole(float(x), float(y), 0.0, rng.uniform(0.5, 2.0))
     for _ in range(rng.integers(3, 10)):  # a background far off
         angle, away = rng.uniform(0, 2 * np.pi), reach * rng.uniform(3.5, 7)
         x, y = away * np.cos(angle), away * np.sin(angle)

@@ -143,20 +143,19 @@ def _voronoi(rng: np.random.Generator, palette: Palette, noise: Noise) -> Array:
     size = noise.size
     count = int(rng.integers(20, 70))
     points = rng.integers(0, size, (count, 2))
-    tiled = np.full((2 * size, 2 * size), 255, np.uint8)
-    # One wrapped period around the middle makes the cells tile.
-    for y, x in points:
-        tiled[y::size, x::size] = 0
+    # A period of two in both directions, of which the middle is kept, makes the cells tile.
+    cell = np.full((size, size), -1)
+    cell[points[:, 0], points[:, 1]] = np.arange(count)
+    cell = np.tile(cell, (2, 2))
     distance, label = cv2.distanceTransformWithLabels(
-        tiled, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
+        (cell < 0).astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
     )
-    half = size // 2
-    distance, label = distance[half:-half, half:-half], label[half:-half, half:-half]
-    colours = palette.colours(rng, 6, 0.2)
-    picture = colours[label % 6]
-    edges = cv2.dilate(
-        (cv2.Laplacian(label.astype(np.float32), cv2.CV_32F) != 0).astype(np.uint8), None
-    )
+    owner = np.zeros(int(label.max()) + 1, np.int64)
+    owner[label[cell >= 0]] = cell[cell >= 0]
+    middle = slice(size // 2, size // 2 + size)
+    distance, cell = distance[middle, middle], owner[label][middle, middle]
+    picture = palette.colours(rng, 6, 0.2)[cell % 6]
+    edges = cv2.Laplacian(cell.astype(np.float32), cv2.CV_32F) != 0
     shade = 1.1 - 0.4 * distance / max(float(distance.max()), 1.0)
     picture = picture * shade[..., None]
     return _mix(picture, palette.colours(rng, 1)[0], 0.8 * edges.astype(np.float32))
