@@ -7,6 +7,7 @@ Shape suffixes: B batch items, V views, T tokens of a view, N = V*T, d width, H 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, Generic, TypeVar, cast
 
 import torch
@@ -86,6 +87,8 @@ class FastWeightLayer(nn.Module):
         heads, hidden = config.fast_weight_heads, config.fast_weight_hidden
         self.head_dim = head_dim
         self.rule = config.update_rule()
+        self.reduce: Callable[[Tensor], Tensor] | None = None
+        """Sums a chunk's gradient over processes when its tokens are spread over several."""
         self.w0 = nn.Parameter(torch.randn(heads, head_dim, hidden) / math.sqrt(head_dim))
         self.w1 = nn.Parameter(torch.randn(heads, hidden, head_dim) / math.sqrt(hidden))
         self.w2 = nn.Parameter(torch.randn(heads, head_dim, hidden) / math.sqrt(head_dim))
@@ -123,7 +126,12 @@ class FastWeightLayer(nn.Module):
             for start in range(0, x.shape[1], chunk_tokens):
                 chunk = slice(start, start + chunk_tokens)
                 state = memory.write(
-                    state, keys[:, chunk], values[:, chunk], rates[:, chunk], self.rule
+                    state,
+                    keys[:, chunk],
+                    values[:, chunk],
+                    rates[:, chunk],
+                    self.rule,
+                    self.reduce,
                 )
         answer = memory.read(state.weights, self._unit(self._heads(q)))
         answer = answer.unflatten(0, (x.shape[0], -1)).transpose(1, 2).reshape(x.shape)

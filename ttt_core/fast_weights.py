@@ -11,6 +11,7 @@ Shape suffixes: B batch items, H heads, N tokens, D head dimension, M hidden uni
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -131,9 +132,15 @@ def write(
     values: Tensor,  # (B*H, N, D)
     rates: Tensor,  # (B*H, N, 3)
     rule: UpdateRule,
+    reduce: Callable[[Tensor], Tensor] | None = None,
 ) -> LayerState:
-    """The memory after one chunk of tokens was written into it; `state` is untouched."""
+    """The memory after one chunk of tokens was written into it; `state` is untouched.
+
+    `reduce` sums the gradient over processes when the chunk's tokens are spread over several.
+    """
     direction = ascent_direction(state.weights, keys, values, rates)
+    if reduce is not None:
+        direction = direction.map(reduce)
     weights, fishers, anchors = [], [], []
     for index, (old, gradient, norm) in enumerate(zip(state.weights, direction, state.norms)):
         step = newton_schulz(gradient, rule.newton_schulz_dtype).to(old.dtype)

@@ -8,6 +8,7 @@ Shape suffixes: B streams, N points.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -46,6 +47,8 @@ class SwiGluMemory(PlaceMemory):
         self.w1 = nn.Parameter(torch.randn(1, hidden, value_width) / math.sqrt(hidden))
         self.w2 = nn.Parameter(torch.randn(1, value_width, hidden) / math.sqrt(value_width))
         self.log_steps = nn.Parameter(torch.full((3,), math.log(_FIRST_STEP)))
+        self.reduce: Callable[[Tensor], Tensor] | None = None
+        """Sums a batch's gradient over processes when its points are spread over several."""
 
     def initial_state(self, streams: int) -> MemoryState:
         first = self._first()
@@ -60,6 +63,8 @@ class SwiGluMemory(PlaceMemory):
     ) -> MemoryState:
         before, first = self._weights(state), self._first()
         ascent = fast_weights.ascent_direction(before, self._keys(places), values, weights)
+        if self.reduce is not None:
+            ascent = ascent.map(self.reduce)
         steps = self.log_steps.exp()
         after = {}
         for index, name in enumerate(FastWeights._fields):
