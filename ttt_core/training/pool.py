@@ -70,6 +70,8 @@ class SequencePool:
         self.reports: list[Made] = []
         """What this pool's workers made, in the order in which it was heard of."""
         self._count = count
+        self._made: list[int] = []
+        self._looked = 0.0
         self._look(now=True)
         self._workers: list[tuple[SpawnProcess, Connection]] = []
         job = Job(
