@@ -292,8 +292,9 @@ def main(options: Options) -> None:
         report["stream"].append(row)
         print(
             f"streaming {views} views of {options.width}x{options.height} by {options.batch}: "
-            f"first batch {row['first_batch_wall_s']:.2f} s, last {row['last_batch_wall_s']:.2f} s, "
-            f"all {row['all_batches_wall_s']:.2f} s; state {row['state_mb']:.0f} MB; peak "
+            f"first batch {row['first_batch_wall_s']:.2f} s, last "
+            f"{row['last_batch_wall_s']:.2f} s, all {row['all_batches_wall_s']:.2f} s; "
+            f"state {row['state_mb']:.0f} MB; peak "
             + ", ".join(f"{name} {gib:.2f} GiB" for name, gib in row["peak_gib"].items())
         )
         if options.recompute:

@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +32,8 @@ from streamer.session.keyframe_table import KeyframeTable
 from streamer.session.keyframes import KeyframeSelector
 from streamer.session.outbox import Keyframe, Outbox, SessionStatus
 from streamer.session.settings import EngineConfig, view_renderer
-from ttt_core import Prediction, StreamingModel, default_model
+from ttt_core import Prediction, default_model
+from ttt_core.stream_model import StreamModel
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
@@ -59,11 +61,11 @@ class Engine:
         config: EngineConfig | None = None,
         outbox: Outbox | None = None,
         *,
-        model: StreamingModel | None = None,
+        model: StreamModel[Any] | None = None,
     ) -> None:
         self.config = config or EngineConfig()
         self.outbox = outbox or Outbox()
-        self.model = model or default_model(device=self.config.device)
+        self.model: StreamModel[Any] = model or default_model(device=self.config.device)
         self._renderer = view_renderer(self.config.device, self.config.refine.workers)
         self.map = SplatMap(
             MapConfig(chunk_budget=self.config.chunk_budget, map_budget=self.config.map_budget)
