@@ -21,6 +21,7 @@ from streamer.session.engine import Engine
 from streamer.session.settings import engine_config
 from streamer.session.threads import use_all_cores
 from streamer.sources import Capture, CaptureFrame, load_frame
+from ttt_core import default_model
 
 _AHEAD = 16
 _STREAM_SHARE = 0.6
@@ -137,11 +138,17 @@ def make_engine(
     device: Literal["auto", "cpu", "cuda"],
     background: Literal["auto", "black", "white"],
     long_side: int,
+    weights: Path | None = None,
 ) -> Engine:
-    """The daemon's engine with its default settings, compiled and warm."""
+    """The daemon's engine with its default settings, compiled and warm.
+
+    Raises:
+        CheckpointError: `weights` is no checkpoint that can predict splats.
+    """
     use_all_cores()
-    session = SessionConfig(long_side=long_side, background=background)
-    engine = Engine(engine_config(ServeConfig(device=device, session=session)))
+    session = SessionConfig(long_side=long_side, background=background, weights=weights)
+    settings = engine_config(ServeConfig(device=device, session=session))
+    engine = Engine(settings, model=default_model(session.weights, settings.device))
     engine.warm_up(long_side * 2 // 3, long_side)
     return engine
 

@@ -50,6 +50,8 @@ class Options:
     """What lies behind the map; auto reads it off the images."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """What to compute on."""
+    weights: Path | None = None
+    """A checkpoint to predict with: splatstream's, or a released one of tttLRM."""
     viewer: bool = False
     """Show the growing map on a live page."""
 
@@ -75,7 +77,7 @@ def run(options: Options) -> int:
         with_depth=options.depth,
         time_limit=options.time_limit if options.time_limit > 0 else math.inf,
     )
-    engine = make_engine(options.device, options.background, options.long_side)
+    engine = make_engine(options.device, options.background, options.long_side, options.weights)
     with InterruptWish() as interrupt, frame_progress(screen, len(given)) as progress:
         if options.viewer:
             from streamer.live_page import LivePage

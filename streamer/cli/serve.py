@@ -42,6 +42,8 @@ class Options:
     """More than so many sessions are refused."""
     long_side: int | None = None
     """Frames are scaled to this long side, pixels."""
+    weights: Path | None = None
+    """A checkpoint to predict with: splatstream's, or a released one of tttLRM."""
     insecure: FlagCreatePairsOff[bool] = False
     """Bind addresses beyond this machine although nobody is authenticated."""
 
@@ -77,7 +79,8 @@ def serve_config(options: Options) -> ServeConfig:
         max_sessions=options.max_sessions,
         insecure=options.insecure or None,
     )
-    session = given(long_side=options.long_side)
+    weights = None if options.weights is None else options.weights.expanduser().absolute()
+    session = given(long_side=options.long_side, weights=weights)
     return dataclasses.replace(
         config,
         **top,
