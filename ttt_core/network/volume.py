@@ -90,6 +90,8 @@ class VolumeWriter(nn.Module):
         self.of_token = nn.Linear(width, value_width)
         self.weight = nn.Linear(width + 1, weight_channels)
         self.weight_of_kind = nn.Parameter(torch.zeros(_SAMPLES, weight_channels))
+        self.dealt = (0, 1)
+        """Number of the first view, and of processes that views are dealt out to in turn."""
 
     def describe(
         self,
@@ -104,7 +106,9 @@ class VolumeWriter(nn.Module):
         weights = F.softplus(self.weight(evidence)[..., None, :] + self.weight_of_kind)
         count = log_depth.shape[2]
         number = torch.arange(count, device=log_depth.device, dtype=torch.float64)
+        first, every = self.dealt
         views = torch.arange(log_depth.shape[1], device=log_depth.device, dtype=torch.float64)
+        views = first + every * views
         # A fixed low-discrepancy sequence: the same stream must give the same memory.
         turn = (number * _GOLDEN + (views[:, None] + 7 * written) * _PLASTIC) % 1.0
         free = _FREE_FROM + (_FREE_TO - _FREE_FROM) * turn

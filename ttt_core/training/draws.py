@@ -33,13 +33,14 @@ class Draws(Generic[Item, Batch]):
     def __init__(
         self,
         sampler: Sampler[Item],
-        collate: Callable[[Sequence[Item]], Batch],
+        collate: Callable[[Sequence[Item], np.random.Generator], Batch],
         *,
         batch_size: int,
         state: dict[str, Any],
         ahead: int = 0,
     ) -> None:
-        """`state` is that of a PCG64 generator, as `new_state` or `state` give it."""
+        """`state` is that of a PCG64 generator, as `new_state` or `state` give it; `collate` draws
+        from it too."""
         self._sampler, self._collate, self._batch_size = sampler, collate, batch_size
         self._rng = np.random.Generator(np.random.PCG64())
         self._rng.bit_generator.state = state
@@ -73,7 +74,7 @@ class Draws(Generic[Item, Batch]):
     def _draw(self) -> tuple[dict[str, Any], Batch]:
         before = dict(self._rng.bit_generator.state)
         items = [self._sampler.sample(self._rng) for _ in range(self._batch_size)]
-        return before, self._collate(items)
+        return before, self._collate(items, self._rng)
 
 
 def new_state(seed: int, rank: int = 0) -> dict[str, Any]:

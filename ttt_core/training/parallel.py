@@ -12,7 +12,7 @@ multiple of R views stay what they are.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -137,6 +137,14 @@ class Ranks:
         dist.all_gather(parts, mine, group=self.group)
         return torch.stack(parts, dim + 1).flatten(dim, dim + 1)
 
+    def masked_mean(self, values: Tensor, mask: Tensor) -> Tensor:
+        """This process's part of the mean over all views' masked values: the mean of the parts
+        over the sequence group is the whole mean, however unevenly the mask is spread."""
+        count = mask.sum().to(values.dtype)
+        if self.sequence_size > 1:
+            dist.all_reduce(count, group=self.group)
+        return (values * mask).sum() / count.clamp_min(1) * self.sequence_size
+
     def sequence_sum(self, tensor: Tensor) -> Tensor:
         """Sum over the processes that share examples; gradients are summed likewise.
 
@@ -168,21 +176,27 @@ class _Sum(torch.autograd.Function):
 def views_spread(model: nn.Module, ranks: Ranks) -> Iterator[None]:
     """Within the block every memory in `model` sums what is written over the sequence group.
 
-    These are the modules with an attribute `reduce`. Backward passes belong inside the block
+    These are the modules with an attribute `reduce`; those with an attribute `dealt` learn which
+    views are theirs. Backward passes belong inside the block
     where they recompute; all processes of the group must run the same passes.
     """
-    hooked: list[Any] = [module for module in model.modules() if hasattr(module, "reduce")]
-    if ranks.sequence_size == 1 or not hooked:
+    if ranks.sequence_size == 1:
         yield
         return
-    before: list[Callable[[Tensor], Tensor] | None] = [module.reduce for module in hooked]
+    hooks = {"reduce": ranks.sequence_sum, "dealt": (ranks.sequence_rank, ranks.sequence_size)}
+    before = [
+        (module, name, getattr(module, name))
+        for module in model.modules()
+        for name in hooks
+        if hasattr(module, name)
+    ]
     try:
-        for module in hooked:
-            module.reduce = ranks.sequence_sum
+        for module, name, _ in before:
+            setattr(module, name, hooks[name])
         yield
     finally:
-        for module, function in zip(hooked, before):
-            module.reduce = function
+        for module, name, value in before:
+            setattr(module, name, value)
 
 
 @contextmanager

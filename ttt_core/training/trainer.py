@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -70,7 +71,7 @@ class Stage(Generic[Item, Batch]):
 
     name: str
     sampler: Sampler[Item]
-    collate: Callable[[Sequence[Item]], Batch]
+    collate: Callable[[Sequence[Item], np.random.Generator], Batch]
     loss: Callable[[nn.Module, Batch, torch.Generator], tuple[Tensor, Mapping[str, float]]]
     batch_size: int
     until_step: int | None = None

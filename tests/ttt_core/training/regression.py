@@ -38,8 +38,8 @@ class Inputs:
         return torch.from_numpy(rng.standard_normal(8)).float()
 
 
-def collate(items: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    x = torch.stack(list(items))
+def collate(items: Sequence[Tensor], rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    x = torch.stack(list(items)) + 0.01 * float(rng.random())
     return x, teacher(x)
 
 

@@ -19,8 +19,8 @@ class Numbers:
 
 
 def draws(state: dict, ahead: int) -> Draws[float, list[float]]:
-    def collate(items: Sequence[float]) -> list[float]:
-        return list(items)
+    def collate(items: Sequence[float], rng: np.random.Generator) -> list[float]:
+        return [*items, float(rng.random())]
 
     return Draws(Numbers(), collate, batch_size=3, state=state, ahead=ahead)
 
@@ -49,7 +49,9 @@ def test_an_error_while_drawing_reaches_the_caller() -> None:
         def sample(self, rng: np.random.Generator) -> float:
             raise FileNotFoundError("gone")
 
-    broken = Draws(Broken(), list, batch_size=1, state=new_state(0), ahead=2)
+    broken = Draws(
+        Broken(), lambda items, rng: list(items), batch_size=1, state=new_state(0), ahead=2
+    )
     with pytest.raises(FileNotFoundError, match="gone"):
         broken.next()
     broken.close()

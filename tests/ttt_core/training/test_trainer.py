@@ -106,9 +106,9 @@ def test_stages_follow_each_other_and_survive_a_resume(tmp_path: Path) -> None:
             stages = []
             for name, size, until in (("a", 4, 6), ("b", 8, 12), ("c", 2, None)):
 
-                def noted(items: list[Tensor], size: int = size) -> tuple[Tensor, Tensor]:
+                def noted(items, rng, size=size) -> tuple[Tensor, Tensor]:  # type: ignore[no-untyped-def]
                     assert len(items) == size
-                    return collate(items)
+                    return collate(items, rng)
 
                 base = loss_of(clock, losses)
 
