@@ -9,7 +9,7 @@ Writes random parameters under the released names (the arithmetic does not depen
 say), loads the file as `--weights FILE` does, and streams its views in batches of `--batch`
 through the engine's adapter. `--recompute` also times the released way, all views at once with an
 update every four ("ar"), `--render` the decoding and drawing of all splats at every view with
-gsplat (CUDA). `--weights FILE` takes a real checkpoint in the place of the random one.
+gsplat (numba on the CPU). `--weights FILE` takes a real checkpoint in the place of the random one.
 """
 
 from __future__ import annotations
@@ -238,7 +238,7 @@ def render_figures(
             options.width,
             options.height,
             sh_degree=3,
-            backend="gsplat",
+            backend="gsplat" if options.device.startswith("cuda") else "numba",
         )
 
     draw(0)
@@ -294,6 +294,7 @@ def main(options: Options) -> None:
             f"streaming {views} views of {options.width}x{options.height} by {options.batch}: "
             f"first batch {row['first_batch_wall_s']:.2f} s, last "
             f"{row['last_batch_wall_s']:.2f} s, all {row['all_batches_wall_s']:.2f} s; "
+            f"first batch's CPU {row['first_batch_cpu_s']:.1f} s; "
             f"state {row['state_mb']:.0f} MB; peak "
             + ", ".join(f"{name} {gib:.2f} GiB" for name, gib in row["peak_gib"].items())
         )
