@@ -199,12 +199,12 @@ def room(rng: np.random.Generator, textures: int) -> Layout:
         place = turn @ np.array([x * half[0], y * half[1], 0.0])
         return float(place[0]), float(place[1])
 
-    for _ in range(rng.integers(4, 9)):  # furniture along the walls
-        along, inward = rng.uniform(-0.85, 0.85), rng.uniform(0.78, 0.95) * rng.choice([-1, 1])
+    for _ in range(rng.integers(6, 13)):  # furniture along the walls
+        along, inward = rng.uniform(-0.85, 0.85), rng.uniform(0.86, 1.0) * rng.choice([-1, 1])
         x, y = at(along, inward) if rng.random() < 0.5 else at(inward, along)
         build.thing(x, y, 0.0, rng.uniform(0.4, 1.3))
         build.solids[-1].turn = turn if rng.random() < 0.5 else build.solids[-1].turn
-    for _ in range(rng.integers(2, 7)):
+    for _ in range(rng.integers(4, 10)):
         build.thing(*at(*rng.uniform(-0.7, 0.7, 2)), 0.0, rng.uniform(0.3, 0.9))
     for _ in range(rng.integers(0, 3)):
         build.table(*at(*rng.uniform(-0.6, 0.6, 2)), 0.0)
@@ -212,7 +212,7 @@ def room(rng: np.random.Generator, textures: int) -> Layout:
         build.rack(*at(rng.uniform(-0.8, 0.8), 0.9 * rng.choice([-1, 1])), 0.0, turn)
     if rng.random() < 0.35:
         build.pole(*at(*rng.uniform(-0.6, 0.6, 2)), 0.0, size[2])
-    for _ in range(rng.integers(2, 8)):  # pictures, windows, doors
+    for _ in range(rng.integers(3, 9)):  # pictures, windows, doors
         axis, side = int(rng.integers(2)), float(rng.choice([-1.0, 1.0]))
         local = np.array([*rng.uniform(-0.8, 0.8, 2), rng.uniform(-0.4, 0.5)]) * half
         local[axis] = side * (half[axis] - 0.01)
@@ -264,7 +264,7 @@ def _outside(rng: np.random.Generator, build: _Builder, terrain: Terrain, scale:
         [np.cos(height) * np.cos(heading), np.cos(height) * np.sin(heading), np.sin(height)]
     )
     overcast = rng.random() < 0.3
-    sky = np.array([0.55, 0.7, 1.0]) if not overcast else np.array([0.85, 0.88, 0.92])
+    sky = np.array([0.4, 0.55, 0.85]) if not overcast else np.array([0.85, 0.88, 0.92])
     ground = build.look(2.0)
     ground.scale *= 1.0 / scale**0.5
     sky_look = Look(texture=int(rng.integers(build.textures)), emission=float(rng.uniform(0, 0.6)))
@@ -276,9 +276,9 @@ def _outside(rng: np.random.Generator, build: _Builder, terrain: Terrain, scale:
         ground_look=ground,
         sky_look=sky_look,
         lamp=120.0 * sun,
-        lamp_colour=(0.25 if overcast else rng.uniform(1.0, 1.8)) * light,
+        lamp_colour=(0.25 if overcast else rng.uniform(1.5, 2.7)) * light,
         lamp_reach=120.0,
-        ambient=(0.9 if overcast else rng.uniform(0.3, 0.6)) * (0.4 * sky + 0.55),
+        ambient=(0.9 if overcast else rng.uniform(0.3, 0.6)) * (0.5 * sky + 0.55),
         sky_colour=sky,
         haze=float(rng.choice([0.0, 0.003, 0.008])),
     )
@@ -332,7 +332,7 @@ def outdoor(rng: np.random.Generator, textures: int) -> Layout:
     def floor(x: float, y: float) -> float:
         return float(terrain.height(np.array([x, y]))) - 0.05 * scale
 
-    for _ in range(rng.integers(6, 14)):
+    for _ in range(rng.integers(9, 18)):
         x, y = (float(c) for c in rng.normal(0, 3.5, 2) * scale)
         build.thing(x, y, floor(x, y), scale * rng.uniform(0.4, 2.0))
     for _ in range(rng.integers(1, 6)):

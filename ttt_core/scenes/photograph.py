@@ -54,9 +54,12 @@ def photograph(
 def _gains(rng: np.random.Generator, radiance: Array, config: SceneConfig) -> Array:
     """(V, 1, 1, 3): exposure that follows the pictures with a lag and wanders, white balance."""
     luminance = radiance @ np.array([0.2126, 0.7152, 0.0722], np.float32)
-    meter = np.exp(np.log(luminance + 0.02).mean((1, 2)))
+    # Metered like a camera: the lower two thirds count more than a sky above them.
+    lower = luminance.shape[1] // 3
+    logarithm = np.log(luminance + 0.02)
+    meter = np.exp(0.3 * logarithm.mean((1, 2)) + 0.7 * logarithm[:, lower:].mean((1, 2)))
     count = len(meter)
-    key = 0.2 * np.exp(rng.normal(0, 0.25))
+    key = 0.24 * np.exp(rng.normal(0, 0.25))
     if not config.exposure:
         return np.full((count, 1, 1, 3), key / meter.mean())
     lag, follow = rng.uniform(0.2, 0.8), rng.uniform(0.3, 0.9)

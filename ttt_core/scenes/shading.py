@@ -89,7 +89,7 @@ class Shader:
             light, fill = float(world.lamp_colour[i]), float(world.ambient[i])
             colour = albedo[i] * (sun * light + shade * fill + emission) + shine * light
             air = float(world.sky_colour[i])
-            horizon = 0.5 * air + 0.45
+            horizon = 0.55 * air + 0.38
             if veil is not None:
                 colour = horizon + (colour - horizon) * veil
             if table.has_room:

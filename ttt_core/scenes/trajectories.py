@@ -51,7 +51,9 @@ def make_trajectory(
     position = _positions(rng, layout, steps, mode)
     wanted = _gaze(rng, layout, position, mode)
     rate = np.deg2rad(rng.uniform(4.0, 8.0)) * config.step
-    forward = _follow(wanted, rate)
+    # Straight down there is little to see; things on a floor are looked at from above.
+    lowest = -0.7 if layout.kind == "objects" else -0.42
+    forward = _follow(wanted, rate, lowest)
     shake = rng.uniform(0.3, 1.5) * layout.stride
     position = position + 0.06 * shake * _drift(rng, len(position), 3, 3.0)
     forward = forward + np.deg2rad(rng.uniform(0.1, 0.9)) * _drift(rng, len(position), 3, 3.0)
@@ -198,10 +200,12 @@ def _unit(vectors: Array) -> Array:
     return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-9)
 
 
-def _follow(wanted: Array, rate: float) -> Array:
-    """Turns after `wanted` (V, 3) with at most `rate` radians a view; never steeply up or down."""
+def _follow(wanted: Array, rate: float, lowest: float) -> Array:
+    """Turns after `wanted` (V, 3) by at most `rate` radians a view; `lowest` is the sine of how far
+    down it looks.
+    """
     wanted = _unit(wanted)
-    slope = np.clip(wanted[:, 2], -0.75, 0.6)
+    slope = np.clip(wanted[:, 2], lowest, 0.35)
     level = wanted[:, :2] / np.maximum(np.linalg.norm(wanted[:, :2], axis=1, keepdims=True), 1e-6)
     wanted = _unit(np.concatenate([level * np.sqrt(1 - slope**2)[:, None], slope[:, None]], 1))
     out, now = [wanted[0]], wanted[0]
@@ -212,7 +216,7 @@ def _follow(wanted: Array, rate: float) -> Array:
         if np.linalg.norm(side) < 1e-3:  # straight behind: turn about the vertical
             side = np.cross([0.0, 0.0, 1.0], now)
         now = np.cos(turn) * now + np.sin(turn) * _unit(side)
-        now = _unit(np.array([now[0], now[1], np.clip(now[2], -0.8, 0.7)]))
+        now = _unit(np.array([now[0], now[1], np.clip(now[2], lowest - 0.05, 0.4)]))
         out.append(now)
     return np.stack(out)
 
