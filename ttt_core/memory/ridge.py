@@ -50,14 +50,16 @@ class RidgeMemory(PlaceMemory):
                 "gram": zeros(streams, count, count),
                 "moment": zeros(streams, count, self.value_width),
                 "solution": zeros(streams, count, self.value_width),
-                "doubt": torch.eye(count).to(reference).repeat(streams, 1, 1),
+                "doubt": torch.eye(count // 2).to(reference).repeat(streams, 1, 1),
             }
         )
 
     def read(self, state: MemoryState, places: Tensor) -> tuple[Tensor, Tensor]:
         phi = self.features(places)
         with torch.autocast(phi.device.type, enabled=False):
-            doubt = ((phi @ state["doubt"]) * phi).sum(-1)
+            fine = self._fine(phi)
+            # the fine half of the features has half of their squared length
+            doubt = 2 * ((fine @ state["doubt"]) * fine).sum(-1)
             return phi @ state["solution"], doubt
 
     def write(
@@ -98,6 +100,13 @@ class RidgeMemory(PlaceMemory):
     def _kept(self) -> Tensor:
         return torch.sigmoid(self.ageing)
 
+    @staticmethod
+    def _fine(phi: Tensor) -> Tensor:
+        """The half of the features with the higher frequencies: doubt needs no others, and costs
+        the square of their number at every place that is read."""
+        quarter = phi.shape[-1] // 4
+        return torch.cat((phi[..., quarter : 2 * quarter], phi[..., 3 * quarter :]), dim=-1)
+
     def _sums(self, places: Tensor, values: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         phi = self.features(places)
         with torch.autocast(phi.device.type, enabled=False):
@@ -112,18 +121,26 @@ class RidgeMemory(PlaceMemory):
     def _solved(self, gram: Tensor, moment: Tensor) -> MemoryState:
         with torch.autocast(gram.device.type, enabled=False):
             ridge = self.log_lambda.exp()
-            damped = gram + ridge * torch.eye(gram.shape[-1]).to(gram)
-            factor, failed = torch.linalg.cholesky_ex(damped)
+            eye = torch.eye(gram.shape[-1]).to(gram)
+            factor, failed = torch.linalg.cholesky_ex(gram + ridge * eye)
             if failed.any():
-                # Rounding can make a badly conditioned sum indefinite in float32.
-                double = damped.double()
-                double = (double + double.mT) / 2
-                inverse = torch.linalg.inv(double)
-                solution, doubt = (inverse @ moment.double()).to(gram), inverse.to(gram)
+                gram_64 = (gram.double() + gram.double().mT) / 2
+                # What is as small as the rounding cannot be told: the ridge must not be smaller.
+                rounding = _rounding(gram_64)
+                ridge = ridge + rounding
+                damped = gram_64 + (ridge + rounding) * eye
+                solution = torch.linalg.solve(damped, moment.double())
             else:
-                solution, doubt = torch.cholesky_solve(moment, factor), _inverse(factor)
+                damped = gram + ridge * eye
+                solution = torch.cholesky_solve(moment, factor)
+            of_fine = torch.linalg.inv(self._fine(self._fine(damped).mT))
         return MemoryState(
-            {"gram": gram, "moment": moment, "solution": solution, "doubt": ridge * doubt}
+            {
+                "gram": gram,
+                "moment": moment,
+                "solution": solution.to(gram),
+                "doubt": (ridge * of_fine).to(gram),
+            }
         )
 
     def condition(self, state: MemoryState) -> float:
@@ -133,8 +150,9 @@ class RidgeMemory(PlaceMemory):
         return float(largest.clamp_min(0) + ridge) / ridge if math.isfinite(ridge) else math.inf
 
 
-def _inverse(factor: Tensor) -> Tensor:
-    """(L L^T)^-1 from L."""
-    eye = torch.eye(factor.shape[-1]).to(factor)
-    half = torch.linalg.solve_triangular(factor, eye.expand_as(factor), upper=False)
-    return half.mT @ half
+def _rounding(gram: Tensor) -> Tensor:
+    """(B, 1, 1) how far rounding has brought eigenvalues of sums (B, F, F) below zero."""
+    if not torch.isfinite(gram).all():
+        return gram.new_zeros(len(gram), 1, 1)
+    least = torch.linalg.eigvalsh(gram.detach())[:, :1, None]
+    return (-least).clamp_min(0)
