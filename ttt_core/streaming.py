@@ -217,8 +217,8 @@ class StreamingModel(nn.Module):
             KeyRecord(
                 key,
                 written,
-                batch.fxfycxcy[i].cpu(),
-                batch.c2w[i].cpu(),
+                batch.fxfycxcy[i].cpu().clone(),
+                batch.c2w[i].cpu().clone(),
                 cpu.view(i).map(lambda t: t.clone()),
             )
             for i, key in enumerate(batch.keys)
