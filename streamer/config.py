@@ -257,6 +257,20 @@ def read_run_config(run_dir: Path) -> ServeConfig:
 Config = TypeVar("Config")
 
 
+def config_section(kind: type[Config], values: object, name: str) -> Config:
+    """A dataclass of settings from a mapping, sections inside sections; None: all defaults.
+
+    Raises ConfigError, which names the place after ``name``, for a key that there is not and for a
+    value that the dataclass does not take.
+    """
+    try:
+        return _fill(kind, {} if values is None else values, f"{name}.")
+    except ConfigError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{name}: {error}") from None
+
+
 def _fill(kind: type[Config], values: object, prefix: str) -> Config:
     if not isinstance(values, Mapping):
         where = prefix.rstrip(".") or "config"

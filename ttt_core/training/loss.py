@@ -6,7 +6,7 @@ batches; gradients flow through the carried state, truncated every few batches.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -63,11 +63,14 @@ class LossConfig:
             )
 
 
+Mean = Callable[[Tensor, Tensor], Tensor]
+
+
 class RenderLoss(Protocol):
     """Renders held-out views from predictions and compares them; handed in by the caller, because
     this package knows no renderer."""
 
-    def __call__(self, step: StreamStep, output: NetworkOutput, rng: np.random.Generator) -> Tensor:
+    def __call__(self, step: StreamStep, output: NetworkOutput, rng: torch.Generator) -> Tensor:
         """Scalar loss of one batch of views."""
 
 
@@ -75,15 +78,20 @@ def sequence_loss(
     network: CompactNetwork,
     steps: Sequence[StreamStep],
     config: LossConfig,
-    rng: np.random.Generator,
+    rng: torch.Generator,
     picture_loss: RenderLoss | None = None,
+    mean: Mean | None = None,
 ) -> tuple[Tensor, dict[str, float]]:
     """Mean loss over the batches of streams, and figures for the log.
+
+    `mean(values, mask)` is the mean of the masked values; processes that share a batch's views
+    hand in `Ranks.masked_mean`.
 
     Returns:
         the loss, and by name: "depth" and "prior_depth" (mean L1 of log depth of pixels, network
         and prior), "token_depth", "confidence", and "last_depth" (of the last batch).
     """
+    mean = mean or _masked_mean
     streams = steps[0].known.shape[0]
     memory = network.initial_state(streams)
     total = torch.zeros((), device=steps[0].known.device)
@@ -92,22 +100,24 @@ def sequence_loss(
         if number and number % config.truncate == 0:
             memory = memory.detach()
         if number and config.reset:
-            forgets = torch.from_numpy(rng.random(streams) < config.reset)
+            forgets = torch.rand(streams, generator=rng) < config.reset
             memory = _reset(memory, network.initial_state(streams), forgets)
         output, memory = network(step.views, memory, write=number + 1 < len(steps))
-        terms = _terms(output, step, config)
+        terms = _terms(output, step, config, mean)
         if picture_loss is not None and config.picture:
             terms["picture"] = picture_loss(step, output, rng)
         total = total + sum(getattr(config, name) * term for name, term in terms.items())
         for name, term in terms.items():
             figures.setdefault(name, []).append(float(term.detach()))
-        prior = _masked_mean((step.views.log_depth - step.true_log_depth).abs(), step.known)
+        prior = mean((step.views.log_depth - step.true_log_depth).abs(), step.known)
         figures.setdefault("prior_depth", []).append(float(prior))
     means = {name: float(np.mean(values)) for name, values in figures.items()}
     return total / len(steps), {**means, "last_depth": figures["depth"][-1]}
 
 
-def _terms(output: NetworkOutput, step: StreamStep, config: LossConfig) -> dict[str, Tensor]:
+def _terms(
+    output: NetworkOutput, step: StreamStep, config: LossConfig, mean: Mean
+) -> dict[str, Tensor]:
     known, truth = step.known, step.true_log_depth
     planes = output.plane_logits.shape[-1]
     token_truth, token_known = token_depth(truth, known, PATCH)
@@ -118,18 +128,18 @@ def _terms(output: NetworkOutput, step: StreamStep, config: LossConfig) -> dict[
     counted = mass > 0.5
 
     def cross_entropy(logits: Tensor) -> Tensor:
-        return _masked_mean(-(target * logits.log_softmax(-1)).sum(-1), counted)
+        return mean(-(target * logits.log_softmax(-1)).sum(-1), counted)
 
     error = (output.log_depth - truth).abs()
     right = (error.detach() < config.agreement) & known
     judged = known | step.sky
     return {
-        "token_depth": _masked_mean((output.token_log_depth - token_truth).abs(), token_known),
+        "token_depth": mean((output.token_log_depth - token_truth).abs(), token_known),
         "planes": cross_entropy(output.plane_logits),
         "prior_planes": cross_entropy(output.prior_logits),
-        "depth": _masked_mean(error, known),
-        "edges": _edges(output.log_depth - truth, known),
-        "confidence": _masked_mean(
+        "depth": mean(error, known),
+        "edges": _edges(output.log_depth - truth, known, mean),
+        "confidence": mean(
             F.binary_cross_entropy_with_logits(
                 output.confidence_logit, right.to(truth.dtype), reduction="none"
             ),
@@ -147,9 +157,9 @@ def token_depth(log_depth: Tensor, known: Tensor, side: int) -> tuple[Tensor, Te
     return torch.where(enough, cut.nanmedian(-1).values, 0.0), enough
 
 
-def _edges(difference: Tensor, known: Tensor) -> Tensor:
-    down = _masked_mean(difference.diff(dim=-2).abs(), known[..., 1:, :] & known[..., :-1, :])
-    across = _masked_mean(difference.diff(dim=-1).abs(), known[..., 1:] & known[..., :-1])
+def _edges(difference: Tensor, known: Tensor, mean: Mean) -> Tensor:
+    down = mean(difference.diff(dim=-2).abs(), known[..., 1:, :] & known[..., :-1, :])
+    across = mean(difference.diff(dim=-1).abs(), known[..., 1:] & known[..., :-1])
     return down + across
 
 

@@ -171,14 +171,13 @@ class Trainer(Generic[Item, Batch]):
         """Training seconds that lead to the present weights, over all runs."""
         return self._elapsed_before + self._clock() - self._started
 
-    def run(self, seconds: float, *, resume: bool = False, since: float | None = None) -> Outcome:
+    def run(self, seconds: float, *, resume: bool = False) -> Outcome:
         """Train for `seconds` of wall time, final evaluation and saving included.
 
         SIGTERM and SIGINT end it early, after the step at hand, with the state saved.
 
         Args:
             resume: go on from the state in the folder.
-            since: reading of the clock from which the seconds count; None: now.
 
         Raises:
             RunStateError: there is no state to resume, there is one although `resume` is False, or
@@ -187,9 +186,8 @@ class Trainer(Generic[Item, Batch]):
         """
         if not seconds > 0:
             raise ConfigError(f"seconds is {seconds}: give a time > 0")
-        lost = 0.0 if since is None else self._clock() - since
         if resume:
-            self._resume(seconds - lost)
+            self._resume(seconds)
         elif has_run_state(self._out / STATE):
             raise RunStateError(
                 f"{self._out} already holds a training run: resume it, or give another folder"
@@ -199,7 +197,7 @@ class Trainer(Generic[Item, Batch]):
             self._log = log
             self._tell("resume" if resume else "start", seconds=seconds, **self._facts)
             with StopSignals(self._stop):
-                self._loop(self._elapsed_before + seconds - lost)
+                self._loop(self._elapsed_before + seconds)
             self._tell("end", interrupted=self._asked_to_stop)
         self._draw_picture()
         return Outcome(self.step, self.elapsed, self._asked_to_stop)
