@@ -48,7 +48,17 @@ def make_sequence(
         raise ConfigError(f"split is {split!r}: give one of {', '.join(SPLITS)}")
     if seed < 0:
         raise ConfigError(f"seed is {seed}: give 0 or more")
-    where = torch.device(device)
+    threads = torch.get_num_threads()
+    try:
+        # The tensors are too small to share: several threads take longer, most of all on a
+        # machine with other work.
+        torch.set_num_threads(1)
+        return _make(seed, split, config, torch.device(device))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _make(seed: int, split: Split, config: SceneConfig, where: torch.device) -> SceneSequence:
     kept_out = split == "kept_out"
     streams = np.random.SeedSequence([SPLITS.index(split), seed]).spawn(5)
     draw, build, paint, move, shoot = (np.random.default_rng(stream) for stream in streams)

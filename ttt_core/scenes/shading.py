@@ -43,6 +43,9 @@ class Shader:
         self._columns = torch.from_numpy(packed).to(device)
         radius = np.cbrt(table.half[: table.solids].prod(1))
         largest = np.argsort(-radius)[:_OCCLUDERS]
+        corners = table.corners[: table.solids]
+        self._low, self._high = corners.min(1), corners.max(1)
+        self._radius = np.linalg.norm(table.half[: table.solids], axis=1)
         self._spheres = [(*table.centre[i].tolist(), float(radius[i])) for i in largest]
 
     def __call__(
@@ -159,13 +162,32 @@ class Shader:
         inverse = square.rsqrt()
         lx, ly, lz = (-away[i] * inverse for i in range(3))
         cosine = (n[0] * lx + n[1] * ly + n[2] * lz).clamp_(min=0.0)
-        fan = ListFan(self.table, world.lamp, away)
+        fan = ListFan(self.table, world.lamp, away, self._casters(away, inverse))
         lit = ~blocked(fan, self.table, 1.0 - 0.006 * inverse)
         strength = lit * (world.lamp_reach**2 / (square + 0.05 * world.lamp_reach**2))
         hx, hy, hz = lx - v[0], ly - v[1], lz - v[2]
         length = (hx * hx + hy * hy + hz * hz).rsqrt_()
         glint = ((n[0] * hx + n[1] * hy + n[2] * hz) * length).clamp_(min=0.0).pow_(gloss)
         return strength * cosine, strength * glint.mul_(specular) * (cosine > 0)
+
+    def _casters(self, away: Tensor, inverse: Tensor) -> set[int]:
+        """Solids that can shade points `away` (3, N) from the lamp, 1 / `inverse` (N,) far."""
+        table, lamp = self.table, self.world.lamp
+        # The box around lamp and points.
+        low = np.minimum(away.amin(1).double().cpu().numpy(), 0.0) + lamp
+        high = np.maximum(away.amax(1).double().cpu().numpy(), 0.0) + lamp
+        near = (self._low < high).all(1) & (self._high > low).all(1)
+        # The cone around the points, seen from the lamp.
+        axis = away.mean(1)
+        axis = axis / torch.linalg.vector_norm(axis).clamp(min=1e-9)
+        spread = float(((axis @ away) * inverse).min().clamp(-1.0, 1.0).arccos())
+        arm = table.centre[: table.solids] - lamp
+        length = np.maximum(np.linalg.norm(arm, axis=1), 1e-9)
+        off = np.arccos(np.clip(arm @ axis.double().cpu().numpy() / length, -1.0, 1.0))
+        width = np.arcsin(np.minimum(self._radius / length, 1.0))
+        inside = self._radius >= length
+        near &= inside | (off - width < spread + 1e-3)
+        return set(np.flatnonzero(near).tolist())
 
     def _occlusion(self, p: Any, n: Any) -> Tensor:
         """How much of the surrounding light arrives: spheres for solids, walls for corners."""
