@@ -241,7 +241,8 @@ def test_redundant_frames_are_done_and_make_no_key_frames() -> None:
 
 def test_the_state_of_the_model_does_not_grow() -> None:
     kept = 6
-    model = StreamingModel(StreamingConfig(kept_views=kept, recent_views=2)).eval()
+    config = StreamingConfig(kept_views=kept, recent_views=2, kept_records=kept)
+    model = StreamingModel(config).eval()
     engine = Engine(EngineConfig(refine_enabled=False), model=model.requires_grad_(False))
     sizes, totals = [], []
     for start in range(0, 24, 4):
@@ -254,6 +255,7 @@ def test_the_state_of_the_model_does_not_grow() -> None:
         sizes.append(engine.model_state.memory.nbytes)
         totals.append(engine.model_state.nbytes)
         assert len(engine.model_state.views) <= kept
+        assert len(engine.model_state.records) <= kept
     assert len(engine.keyframes) > kept + 8
     assert len(set(sizes)) == 1
     assert len(set(totals[-4:])) == 1
