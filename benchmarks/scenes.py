@@ -36,12 +36,21 @@ class Options:
     json: Path | None = None
 
 
+def processor() -> str:
+    """Name of the processor, as far as the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.machine()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
 def main(options: Options) -> None:
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     on_cpu = options.device == "cpu"
-    name = platform.processor() or platform.machine()
-    hardware = f"{name}, one thread" if on_cpu else torch.cuda.get_device_name()
+    hardware = f"{processor()}, one thread" if on_cpu else torch.cuda.get_device_name()
     clock = time.process_time if on_cpu else time.perf_counter
     rays = options.views * options.height * options.width
     rows: dict[str, dict[str, float]] = {}

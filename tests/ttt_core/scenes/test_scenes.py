@@ -13,6 +13,7 @@ from ttt_core.scenes import (
     KEPT_OUT_TEXTURE,
     KINDS,
     SPLITS,
+    Kind,
     SceneConfig,
     SceneSequence,
     contact_sheet,
@@ -265,6 +266,26 @@ def test_one_view_with_windows_sees_what_all_views_at_once_see() -> None:
             same = mine == row[view]
             assert same.double().mean() > 0.995, kind
             assert torch.allclose(alone[same], t[view][same], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rendering_several_views_at_once_changes_nothing(
+    kind: Kind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = SceneConfig(height=24, width=32, views=5, texture_size=32, kind=kind, noise=False)
+    one = make_sequence(3, "train", config)
+    monkeypatch.setattr("ttt_core.scenes.generate._views_at_once", lambda device: 3)
+    several = make_sequence(3, "train", config)
+    assert torch.isclose(one.depth, several.depth, rtol=1e-3).double().mean() > 0.99
+    difference = (one.image.float() - several.image.float()).abs()
+    assert difference.median() == 0 and difference.mean() < 2
+
+
+def test_tensors_can_take_part_in_training() -> None:
+    sequence = make_sequence(0, "train", SceneConfig(height=6, width=8, views=2, texture_size=16))
+    weight = torch.ones(1, requires_grad=True)
+    (weight * sequence.depth).sum().backward()
+    assert weight.grad is not None
 
 
 def test_a_sheet_has_a_row_of_pictures_and_one_of_depth() -> None:
