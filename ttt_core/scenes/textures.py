@@ -222,7 +222,7 @@ FAMILIES: dict[str, Callable[[np.random.Generator, Palette, Noise], Array]] = {
     "facade": _facade,
     "paint": _paint,
 }
-_WEIGHTS = {"noise": 2.0, "leaves": 1.2, "wood": 1.2, "paint": 1.6, "facade": 0.5, "checks": 0.7}
+_WEIGHTS = {"noise": 2.0, "leaves": 1.2, "wood": 1.2, "paint": 2.4, "facade": 0.5, "checks": 0.7}
 
 
 def make_textures(
