@@ -2,6 +2,7 @@
 
 from ttt_core.checkpoints import load_parameters
 from ttt_core.config import ReconstructorConfig
+from ttt_core.default_model import compact_model, default_model
 from ttt_core.errors import (
     CheckpointError,
     ConfigError,
@@ -21,7 +22,7 @@ from ttt_core.state import (
     load_state,
     save_state,
 )
-from ttt_core.streaming import StreamingConfig, StreamingModel, default_model
+from ttt_core.streaming import StreamingConfig, StreamingModel
 from ttt_core.streaming_state import (
     StreamingState,
     load_streaming_state,
@@ -52,6 +53,7 @@ __all__ = [
     "SubmapFrame",
     "ViewBatch",
     "ViewIndexError",
+    "compact_model",
     "default_model",
     "load_parameters",
     "load_state",

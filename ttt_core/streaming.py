@@ -10,14 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ttt_core.checkpoints import load_parameters
 from ttt_core.errors import ConfigError, StateMismatchError
 from ttt_core.kept_views import keep_views, move_views
 from ttt_core.key_records import KeyRecord
@@ -338,23 +336,6 @@ class StreamingModel(nn.Module):
                 "the state's fast weights do not fit this model: it was made with another "
                 "configuration; start from initial_state() or build the model as it was"
             )
-
-
-def default_model(
-    weights: str | Path | None = None, device: str | torch.device = "cpu"
-) -> StreamingModel:
-    """The model that `serve` and `run` use.
-
-    Args:
-        weights: trained parameters of the network (.safetensors); None: the prior alone.
-
-    Raises:
-        CheckpointError: `weights` does not fit.
-    """
-    model = StreamingModel()
-    if weights is not None:
-        load_parameters(model.network, weights)
-    return model.to(device).eval().requires_grad_(False)
 
 
 def _depths(depth: Tensor | None, views: int) -> list[NDArray[np.float32] | None]:

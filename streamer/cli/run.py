@@ -51,7 +51,8 @@ class Options:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """What to compute on."""
     weights: Path | None = None
-    """A checkpoint to predict with: splatstream's, or a released one of tttLRM."""
+    """A checkpoint to predict with: one of `splatstream train`, or a released one of tttLRM; "none"
+    predicts by matching alone. Without the option: the packaged one."""
     viewer: bool = False
     """Show the growing map on a live page."""
 

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from tyro.conf import FlagCreatePairsOff
 
 from streamer.config import ServeConfig, load_config
+from ttt_core.default_model import NO_WEIGHTS
 
 
 @dataclass(kw_only=True, slots=True)
@@ -43,7 +44,8 @@ class Options:
     long_side: int | None = None
     """Frames are scaled to this long side, pixels."""
     weights: Path | None = None
-    """A checkpoint to predict with: splatstream's, or a released one of tttLRM."""
+    """A checkpoint to predict with: one of `splatstream train`, or a released one of tttLRM; "none"
+    predicts by matching alone. Without the option: the packaged one."""
     insecure: FlagCreatePairsOff[bool] = False
     """Bind addresses beyond this machine although nobody is authenticated."""
 
@@ -79,7 +81,9 @@ def serve_config(options: Options) -> ServeConfig:
         max_sessions=options.max_sessions,
         insecure=options.insecure or None,
     )
-    weights = None if options.weights is None else options.weights.expanduser().absolute()
+    weights = options.weights
+    if weights is not None and str(weights) != NO_WEIGHTS:
+        weights = weights.expanduser().absolute()
     session = given(long_side=options.long_side, weights=weights)
     return dataclasses.replace(
         config,

@@ -1,0 +1,373 @@
+"""Does the carried memory earn its place? Forms of it, trained alike, on the same streams.
+
+    python benchmarks/memory.py train --train CACHE --validation CACHE --out DIR [--only NAMES]
+    python benchmarks/memory.py report --out DIR [--json FILE]
+
+`train` starts every form from one base network without memory, trains each for the same number of
+sequences (and "none" once more for the CPU time that the ridge took), and measures depth errors on
+validation streams under four conditions: what the prior is given (the present batch only, or
+earlier key frames as further sweep sources) and whether the network is given the map of earlier
+points. Runs that are done are not repeated, so that several commands can share the work. `report`
+makes the table: pooled medians and means by batch, and paired differences over scenes with their
+standard errors. Caches are made by `python -m ttt_core.training.generate`; the specifications that
+the committed results were made from are in `benchmarks/memory_*.yaml`.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import tyro
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+
+from streamer.hardware import hardware
+from ttt_core.network import CompactNetwork, NetworkConfig
+from ttt_core.training.collate import Draw, collate
+from ttt_core.training.evaluate import StreamErrors, stream_errors
+from ttt_core.training.learner import Learner
+from ttt_core.training.loss import LossConfig, sequence_loss
+from ttt_core.training.optimizer import OptimizerConfig
+from ttt_core.training.parallel import Ranks
+from ttt_core.training.samples import TrainingSequence, load_sequence
+
+CONDITIONS = {
+    "alone": Draw(alone=1.0, drop_map=1.0),
+    "earlier sources": Draw(drop_map=1.0),
+    "map": Draw(alone=1.0),
+    "both": Draw(),
+}
+TRAINING = Draw(views=2, alone=0.5, drop_map=0.5, permute=0.5)
+RUNS = (
+    "none:0",
+    "ridge:0",
+    "tokens:0",
+    "swiglu:0",
+    "none:1",
+    "ridge:1",
+    "none-longer:0",
+)
+SHOWN = (1, 2, 4, 8, 16)
+_RATE, _WARM_UP, _DECAY = 1.5e-3, 30, 0.4
+
+
+@dataclass(kw_only=True)
+class Train:
+    """Train the forms of memory and measure them."""
+
+    train: Path
+    validation: Path
+    out: Path
+    only: tuple[str, ...] = RUNS
+    base_steps: int = 160
+    steps: int = 160
+    streams: int = 4
+    """Sequences a step."""
+    sequences: int = 400
+    """Of the training cache, those that are learnt from: its first."""
+    scenes: int = 96
+    long_scenes: int = 48
+    """Scenes of which all batches are measured; of the others the first eight."""
+
+
+@dataclass(kw_only=True)
+class Report:
+    """The table of what was trained."""
+
+    out: Path
+    json: Path | None = None
+
+
+@dataclass
+class Supply:
+    """The first sequences of a cache."""
+
+    folder: Path
+    count: int
+
+    def paths(self) -> list[Path]:
+        paths = sorted(self.folder.glob("*.safetensors"))[: self.count]
+        if len(paths) < self.count:
+            raise SystemExit(f"{self.folder} holds {len(paths)} sequences: make {self.count}")
+        return paths
+
+    def draw(self, rng: np.random.Generator, count: int) -> list[TrainingSequence]:
+        """So many of them by chance."""
+        paths = self.paths()
+        return [load_sequence(paths[i]) for i in rng.permutation(len(paths))[:count]]
+
+
+def learn(
+    network: CompactNetwork,
+    supply: Supply,
+    *,
+    seed: int,
+    steps: int,
+    streams: int,
+    decay: float,
+    seconds: float | None = None,
+) -> dict[str, float]:
+    """Train for so many steps, or for so many CPU seconds; returns the cost and the last losses."""
+    learner = Learner(
+        network,
+        OptimizerConfig(learning_rate=_RATE, weight_decay=0.02, ema_decay=0.98),
+        seed=seed,
+        device=torch.device("cpu"),
+        ranks=Ranks(),
+    )
+    rng = np.random.default_rng(seed)
+    config = LossConfig()
+    began, losses, step = time.process_time(), [], 0
+    while True:
+        spent = time.process_time() - began
+        done = step / steps if seconds is None else spent / seconds
+        if done >= 1:
+            break
+        factor = min(1.0, (step + 1) / _WARM_UP)
+        if decay:
+            factor *= min(1.0, max(0.02, (1 - done) / decay))
+        batch = collate(supply.draw(rng, streams), rng, TRAINING)
+
+        def loss_of(model: Any, steps_: Any, generator: torch.Generator) -> Any:
+            return sequence_loss(model, steps_, config, generator)
+
+        report = learner.learn([batch], loss_of, factor)
+        losses.append(report.figures["depth"])
+        step += 1
+        if step % 20 == 0:
+            print(
+                f"  {step} steps, {spent:.0f} CPU-s, depth {np.mean(losses[-20:]):.4f}", flush=True
+            )
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            parameter.copy_(learner.average.to_tensors()[name])
+    return {
+        "steps": step,
+        "sequences": step * streams,
+        "cpu_s": time.process_time() - began,
+        "last_depth": float(np.mean(losses[-20:])),
+    }
+
+
+def measure(network: CompactNetwork, options: Train) -> dict[str, StreamErrors]:
+    """Errors by condition; with a memory also with the memory reset before every batch."""
+    paths = Supply(options.validation, options.scenes).paths()
+    sequences = [load_sequence(path) for path in paths]
+    network = network.eval()
+    found = {}
+    for name, draw in CONDITIONS.items():
+        first = Draw(alone=draw.alone, drop_map=draw.drop_map, batches=8)
+        found[name] = stream_errors(network, sequences, first)
+        if network.config.memory != "none" and name in ("alone", "both"):
+            found[f"{name}, reset"] = stream_errors(network, sequences, first, reset=True)
+        if name in ("alone", "both"):
+            found[f"{name}, long"] = stream_errors(network, sequences[: options.long_scenes], draw)
+    return found
+
+
+def train(options: Train) -> None:
+    torch.set_num_threads(1)
+    options.out.mkdir(parents=True, exist_ok=True)
+    supply = Supply(options.train, options.sequences)
+    for name in options.only:
+        if (options.out / f"{name}.json").exists():
+            continue
+        kind, _, seed_text = name.partition(":")
+        seed = int(seed_text)
+        network = _based(options, supply, kind.removesuffix("-longer"), seed)
+        print(name, flush=True)
+        seconds = None
+        if kind.endswith("-longer"):
+            seconds = json.loads((options.out / f"ridge:{seed}.json").read_text())["cost"]["cpu_s"]
+        torch.manual_seed(seed)
+        cost = learn(
+            network,
+            supply,
+            seed=10 + seed,
+            steps=options.steps,
+            streams=options.streams,
+            decay=_DECAY,
+            seconds=seconds,
+        )
+        save_file(dict(network.state_dict()), options.out / f"{name}.safetensors")
+        errors = measure(network, options)
+        np.savez_compressed(
+            options.out / f"{name}.npz",
+            **{
+                f"{condition}/{part}": getattr(found, part).astype(np.float16)
+                for condition, found in errors.items()
+                for part in StreamErrors.__dataclass_fields__
+            },
+        )
+        (options.out / f"{name}.json").write_text(
+            json.dumps(
+                {
+                    "cost": cost,
+                    "parameters": sum(p.numel() for p in network.parameters()),
+                    "state_bytes": network.initial_state().nbytes,
+                    "options": {k: str(v) for k, v in asdict(options).items() if k != "only"},
+                    "train_sequences": len(supply.paths()),
+                }
+            )
+        )
+
+
+def _based(options: Train, supply: Supply, memory: str, seed: int) -> CompactNetwork:
+    """A network of this form that starts from the common base of its seed."""
+    path = options.out / f"base:{seed}.safetensors"
+    if not path.exists():
+        print(f"base:{seed}", flush=True)
+        torch.manual_seed(seed)
+        base = CompactNetwork(NetworkConfig(memory="none"))
+        learn(base, supply, seed=seed, steps=options.base_steps, streams=options.streams, decay=0.0)
+        save_file(dict(base.state_dict()), path)
+    torch.manual_seed(100 + seed)
+    network = CompactNetwork(NetworkConfig(memory=memory))
+    start = load_file(path)
+    if memory == "tokens":
+        start = {_with_fast_weights(name): tensor for name, tensor in start.items()}
+    missing, unknown = network.load_state_dict(start, strict=False)
+    assert not unknown, unknown
+    fresh = ("memory.", "reader.", "writer.") if memory != "tokens" else ("blocks.",)
+    assert all(name.startswith(fresh) for name in missing), missing
+    return network
+
+
+def _with_fast_weights(name: str) -> str:
+    """Attention and MLP of a block stand at 0 and 2 where fast weights stand between them."""
+    return name.replace(".parts.0.", ".module_list.0.").replace(".parts.1.", ".module_list.2.")
+
+
+def _errors(out: Path, name: str) -> dict[str, StreamErrors]:
+    with np.load(out / f"{name}.npz") as stored:
+        arrays = {key: stored[key] for key in stored.files}
+    conditions = {key.rpartition("/")[0] for key in arrays}
+    parts = StreamErrors.__dataclass_fields__
+    return {
+        c: StreamErrors(*(arrays[f"{c}/{p}"].astype(np.float32) for p in parts)) for c in conditions
+    }
+
+
+def paired(a: NDArray[np.float32], b: NDArray[np.float32]) -> dict[str, float]:
+    """Mean of a - b over scenes, and its standard error."""
+    difference = a - b
+    difference = difference[np.isfinite(difference)]
+    error = difference.std(ddof=1) / np.sqrt(len(difference))
+    return {"difference": float(difference.mean()), "standard_error": float(error)}
+
+
+def report(options: Report) -> None:
+    done = [name for name in RUNS if (options.out / f"{name}.npz").exists()]
+    found = {name: _errors(options.out, name) for name in done}
+    table: dict[str, Any] = {}
+    for name, by_condition in found.items():
+        facts = json.loads((options.out / f"{name}.json").read_text())
+        rows = {c: _row(errors) for c, errors in by_condition.items()}
+        table[name] = {"facts": facts, "conditions": dict(sorted(rows.items()))}
+    prior = {c: _row(e, prior=True) for c, e in found[done[0]].items() if "reset" not in c}
+    comparisons = _comparisons(found)
+    result = {
+        "hardware": hardware(),
+        "prior": prior,
+        "runs": table,
+        "paired": comparisons,
+    }
+    _print(result)
+    if options.json is not None:
+        options.json.write_text(json.dumps(_rounded(result), indent=1) + "\n")
+
+
+def _row(errors: StreamErrors, *, prior: bool = False) -> dict[str, Any]:
+    values = errors.prior if prior else errors.network
+    batches = [b for b in SHOWN if b <= values.shape[1]]
+    unseen = ~errors.seen & np.isfinite(values)
+    unseen[:, 0] = False
+    return {
+        "median": float(np.nanmedian(values)),
+        "mean": float(np.nanmean(values)),
+        "median_at": {str(b): float(np.nanmedian(values[:, b - 1])) for b in batches},
+        "mean_at": {str(b): float(np.nanmean(values[:, b - 1])) for b in batches},
+        "unseen_median": float(np.median(values[unseen])),
+        "unseen_mean": float(np.mean(values[unseen])),
+    }
+
+
+def _comparisons(found: Mapping[str, Mapping[str, StreamErrors]]) -> list[dict[str, Any]]:
+    pairs = [
+        *((f"{form}:{seed}", f"none:{seed}") for seed in (0, 1) for form in ("ridge", "swiglu")),
+        ("tokens:0", "none:0"),
+        ("ridge:0", "none-longer:0"),
+    ]
+    rows = []
+    for a, b in pairs:
+        if a not in found or b not in found:
+            continue
+        for condition in CONDITIONS:
+            one, other = found[a][condition], found[b][condition]
+            rows += _by_batch(f"{a} - {b}", condition, one, other)
+    for name, by_condition in found.items():
+        for condition in ("alone", "both"):
+            if f"{condition}, reset" in by_condition:
+                one, other = by_condition[condition], by_condition[f"{condition}, reset"]
+                rows += _by_batch(f"{name} carried - reset", condition, one, other)
+    return rows
+
+
+def _by_batch(
+    name: str, condition: str, one: StreamErrors, other: StreamErrors
+) -> list[dict[str, Any]]:
+    return [
+        {
+            "pair": name,
+            "condition": condition,
+            "batch": batch,
+            "statistic": statistic,
+            "relative": float(
+                np.nanmean(one.by_scene(batch - 1, statistic))
+                / np.nanmean(other.by_scene(batch - 1, statistic))
+            ),
+            **paired(one.by_scene(batch - 1, statistic), other.by_scene(batch - 1, statistic)),
+        }
+        for batch in (1, 2, 4, 8)
+        for statistic in ("median", "mean")
+    ]
+
+
+def _print(result: Mapping[str, Any]) -> None:
+    print(result["hardware"])
+    print(f"{'run':15s} {'condition':22s}  median  mean   at 1   2    4    8   16   unseen mean")
+    rows = [("prior", result["prior"])]
+    rows += [(name, entry["conditions"]) for name, entry in result["runs"].items()]
+    for name, conditions in rows:
+        for condition, row in conditions.items():
+            shown = " ".join(f"{v:.4f}" for v in row["median_at"].values())
+            print(
+                f"{name:15s} {condition:22s} {row['median']:.4f} {row['mean']:.4f}  {shown}  "
+                f"{row['unseen_mean']:.4f}"
+            )
+    for row in result["paired"]:
+        if row["batch"] == 8:
+            print(
+                f"{row['pair']:32s} {row['condition']:16s} batch 8 {row['statistic']:6s} "
+                f"{row['difference']:+.4f} ± {row['standard_error']:.4f}  x{row['relative']:.3f}"
+            )
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.5g}")
+    if isinstance(value, Mapping):
+        return {key: _rounded(v) for key, v in value.items()}
+    return [_rounded(v) for v in value] if isinstance(value, list) else value
+
+
+if __name__ == "__main__":
+    chosen = tyro.extras.subcommand_cli_from_dict({"train": Train, "report": Report})
+    train(chosen) if isinstance(chosen, Train) else report(chosen)

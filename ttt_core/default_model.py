@@ -1,0 +1,73 @@
+"""Which model the daemon runs: the packaged checkpoint, a given one, or the bare prior."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ttt_core.checkpoint_files import CheckpointKind, recognise
+from ttt_core.checkpoints import check_coverage
+from ttt_core.compact_checkpoint import load_compact
+from ttt_core.errors import CheckpointError, ConfigError
+from ttt_core.network import NetworkConfig
+from ttt_core.official import load_official
+from ttt_core.stream_model import StreamModel
+from ttt_core.streaming import StreamingConfig, StreamingModel
+
+PACKAGED = Path(__file__).parent / "weights" / "compact.safetensors"
+"""The checkpoint that is shipped."""
+NO_WEIGHTS = "none"
+
+_log = logging.getLogger(__name__)
+
+
+def default_model(
+    weights: str | Path | None = None, device: str | torch.device = "cpu"
+) -> StreamModel[Any]:
+    """The model that `serve` and `run` use.
+
+    Args:
+        weights: a checkpoint of `splatstream train`, or a released one of tttLRM; "none": the bare
+            prior; None: the packaged checkpoint.
+
+    Raises:
+        CheckpointError: `weights` cannot be read, or cannot predict splats.
+    """
+    if weights is None or str(weights) == NO_WEIGHTS:
+        path = PACKAGED if weights is None and PACKAGED.exists() else None
+    else:
+        path = Path(weights)
+        if recognise(path) is not CheckpointKind.COMPACT:
+            return load_official(path, device)
+    return compact_model(path, device)
+
+
+def compact_model(path: str | Path | None, device: str | torch.device = "cpu") -> StreamingModel:
+    """The streaming model with the weights of a compact checkpoint; None: untrained, the prior.
+
+    Raises:
+        CheckpointError: no such checkpoint, or one of a network that this program does not have.
+    """
+    if path is None:
+        model = StreamingModel()
+    else:
+        config, tensors, about = load_compact(path)
+        model = StreamingModel(_streaming_config(config, path))
+        check_coverage(model.network.state_dict(), tensors, path)
+        model.network.load_state_dict(tensors)
+        _log.debug("weights %s, licence %s", path, about["licence"])
+    return model.to(device).eval().requires_grad_(False)
+
+
+def _streaming_config(config: Mapping[str, Any], path: str | Path) -> StreamingConfig:
+    try:
+        return StreamingConfig(network=NetworkConfig(**config["network"]))
+    except (KeyError, TypeError, ConfigError) as error:
+        raise CheckpointError(
+            f"checkpoint {path} was made for another network ({error}): use the program that it "
+            "was written with, or train anew"
+        ) from error
