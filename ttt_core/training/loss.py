@@ -102,7 +102,9 @@ def sequence_loss(
         if number and config.reset:
             forgets = torch.rand(streams, generator=rng) < config.reset
             memory = _reset(memory, network.initial_state(streams), forgets)
-        output, memory = network(step.views, memory, write=number + 1 < len(steps))
+        # what the last batch would write nobody reads, unless it is written before it is read
+        write = number + 1 < len(steps) or network.config.memory == "tokens"
+        output, memory = network(step.views, memory, write=write)
         terms = _terms(output, step, config, mean)
         if picture_loss is not None and config.picture:
             terms["picture"] = picture_loss(step, output, rng)
