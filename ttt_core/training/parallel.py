@@ -23,6 +23,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ttt_core.errors import ConfigError, ScanError
+from ttt_core.training.collate import StreamStep
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +171,20 @@ class _Sum(torch.autograd.Function):
         gradient = gradients[0].contiguous().clone()
         dist.all_reduce(gradient, group=ctx.group)
         return gradient, None
+
+
+def dealt(step: StreamStep, ranks: Ranks) -> StreamStep:
+    """This process's views of one batch of streams.
+
+    Raises:
+        ScanError: they cannot be dealt out evenly.
+    """
+    if ranks.sequence_size == 1:
+        return step
+    return StreamStep(
+        step.views.map(lambda tensor: ranks.my_views(tensor, 1)),
+        *(ranks.my_views(tensor, 1) for tensor in (step.true_log_depth, step.known, step.sky)),
+    )
 
 
 @contextmanager

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
-from collections.abc import Callable
+import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -20,39 +20,49 @@ from reconstructor_cases import random_views, tiny_config
 
 from ttt_core import Reconstructor
 from ttt_core.errors import ConfigError, ScanError
+from ttt_core.matching import CELL, CELL_CHANNELS
 from ttt_core.memory import RidgeMemory, SwiGluMemory
+from ttt_core.network import MEMORIES, CompactNetwork, NetworkConfig, NetworkInput
+from ttt_core.training.collate import StreamStep
+from ttt_core.training.loss import LossConfig, sequence_loss
 from ttt_core.training.optimizer import OptimizerConfig
-from ttt_core.training.parallel import Ranks, joined, views_spread
+from ttt_core.training.parallel import Ranks, dealt, joined, views_spread
 from ttt_core.training.run_state import load_run_state
 
 _TOLERANCE = 1e-5
+_LONGEST_S = 120.0
 
 
-def _process(
-    rank: int, work: Callable[..., None], port: int, sequence: int, arguments: tuple[Any, ...]
-) -> None:
-    import os
-
-    os.environ.update(
-        RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
-    )
+def _process(rank: int, ports: list[int], folder: Path) -> None:
     torch.set_num_threads(1)
-    with joined(sequence_size=sequence, timeout_s=60) as ranks:
-        work(ranks, *arguments)
+    for port, sequence, work in zip(ports, (2, 1), (_share_views, _share_data)):
+        os.environ.update(
+            RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
+        )
+        with joined(sequence_size=sequence, timeout_s=_LONGEST_S) as ranks:
+            work(ranks, folder)
 
 
-def two(work: Callable[..., None], sequence: int, *arguments: Any) -> None:
-    """Run `work(ranks, *arguments)` in two processes; at most a minute."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
-    context = mp.spawn(_process, args=(work, port, sequence, arguments), nprocs=2, join=False)
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two processes left, which first shared views and then had data of their own each."""
+    made: Path = tmp_path_factory.mktemp("two")
+    context = mp.spawn(_process, args=([_port(), _port()], made), nprocs=2, join=False)
     try:
-        assert context.join(timeout=60) or context.join(timeout=20)
+        until = time.monotonic() + _LONGEST_S
+        while not context.join(timeout=1):
+            assert time.monotonic() < until, "the processes hang"
     finally:
         for process in context.processes:
             if process.is_alive():
                 process.kill()
+    return made
+
+
+def _port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
 
 
 def assert_close(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
@@ -97,11 +107,13 @@ def _reconstruct(ranks: Ranks, scan: str, folder: Path) -> None:
     save_file(reconstructed(ranks, scan), folder / f"{scan}-{ranks.rank}")
 
 
-def _reconstruct_all(ranks: Ranks, folder: Path) -> None:
+def _share_views(ranks: Ranks, folder: Path) -> None:
     for scan in ("full", "ar", "stream"):
         _reconstruct(ranks, scan, folder)
     for kind in ("ridge", "swiglu"):
         save_file(remembered(ranks, kind), folder / f"{kind}-{ranks.rank}")
+    for kind in MEMORIES:
+        save_file(streamed(ranks, kind), folder / f"network-{kind}-{ranks.rank}")
     with pytest.raises(ScanError, match="3 views cannot be dealt out to 2"):
         ranks.my_views(torch.zeros(3), 0)
 
@@ -131,19 +143,87 @@ def remembered(ranks: Ranks, kind: str) -> dict[str, Tensor]:
     }
 
 
-def test_views_spread_over_two_processes_equal_one(tmp_path: Path) -> None:
-    two(_reconstruct_all, 2, tmp_path)
+def streamed(ranks: Ranks, kind: str) -> dict[str, Tensor]:
+    """Loss, outputs, states and gradients of the compact network over three batches of 4 views.
+
+    In double: a ridge solution has a condition number of 1e4, which float32 shows.
+    """
+    torch.manual_seed(5)
+    network = CompactNetwork(
+        NetworkConfig(
+            memory=kind, width=16, cell_width=8, pixel_width=8, layers=1, attention_head_dim=8,
+            planes=8, ray_samples=4, ray_width=8, features=16, value_width=8,
+        )
+    )  # fmt: skip
+    network = network.double()
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if not parameter.any():
+                parameter.normal_(std=0.1)
+            assert parameter.any(), name
+    steps = [dealt(random_step(number), ranks) for number in range(3)]
+    config = LossConfig(reset=0.5, truncate=2)
+    with views_spread(network, ranks):
+        rng = torch.Generator().manual_seed(1)
+        loss, figures = sequence_loss(network, steps, config, rng, mean=ranks.masked_mean)
+        loss.backward()
+        state, outputs = network.initial_state(2), []
+        with torch.no_grad():
+            for step in steps:
+                output, state = network(step.views, state, write=True)
+                outputs.append(ranks.all_views(output.log_depth, 1))
+    ranks.mean_gradients(network.parameters())
+    return {
+        "loss": torch.tensor(ranks.mean([float(loss.detach())])),
+        "figures": torch.tensor(ranks.mean(figures.values())),
+        "depth": torch.stack(outputs),
+        **{f"state.{n}": t.detach().float().contiguous() for n, t in state.tensors.items()},
+        **{f"grad.{n}": p.grad for n, p in network.named_parameters() if p.grad is not None},
+    }
+
+
+def random_step(seed: int) -> StreamStep:
+    """Two streams, four views of 16x24 with unevenly known depth."""
+    generator = torch.Generator().manual_seed(seed)
+    views, height, width = 4, 16, 24
+
+    def rand(*shape: int) -> Tensor:
+        return torch.rand(2, views, *shape, generator=generator)
+
+    c2w = torch.eye(4).repeat(2, views, 1, 1)
+    c2w[..., :3, 3] = 0.2 * rand(3)
+    known = rand(height, width) < 0.2 + 0.2 * torch.arange(views)[:, None, None]
+    inputs = NetworkInput(
+        image=rand(3, height, width),
+        log_depth=0.5 * rand(height, width),
+        confidence=rand(height, width),
+        map_log_depth=0.5 * rand(height, width),
+        map_there=(rand(height, width) > 0.5).float(),
+        cells=rand(height // CELL, width // CELL, len(CELL_CHANNELS)),
+        log_range=torch.tensor([-1.0, 2.0]).expand(2, views, 2),
+        fxfycxcy=torch.tensor([20.0, 20.0, 12.0, 8.0]).expand(2, views, 4),
+        c2w=c2w,
+    )
+    truth, sky = 0.5 * rand(height, width), ~known & (rand(height, width) > 0.7)
+    return StreamStep(inputs.map(Tensor.double), truth.double(), known, sky)
+
+
+def test_views_spread_over_two_processes_equal_one(folder: Path) -> None:
     for scan in ("full", "ar", "stream"):
         whole = reconstructed(Ranks(), scan)
         for rank in range(2):
-            assert_close(whole, load_file(tmp_path / f"{scan}-{rank}"))
+            assert_close(whole, load_file(folder / f"{scan}-{rank}"))
     for kind in ("ridge", "swiglu"):
         whole = remembered(Ranks(), kind)
         for rank in range(2):
-            assert_close(whole, load_file(tmp_path / f"{kind}-{rank}"))
+            assert_close(whole, load_file(folder / f"{kind}-{rank}"))
+    for kind in MEMORIES:
+        whole = streamed(Ranks(), kind)
+        for rank in range(2):
+            assert_close(whole, load_file(folder / f"network-{kind}-{rank}"))
 
 
-def _train(ranks: Ranks, folder: Path) -> None:
+def _share_data(ranks: Ranks, folder: Path) -> None:
     """Two processes whose data together are what one process with twice the batch would have."""
     losses: list[float] = []
     run = trainer(folder / "run", losses, model=_model(), ranks=ranks, optimizer=_OPTIMIZER)
@@ -166,13 +246,12 @@ def _model() -> nn.Module:
     return student(1).eval()
 
 
-def test_data_parallel_processes_stay_alike_and_average_their_gradients(tmp_path: Path) -> None:
-    two(_train, 1, tmp_path)
-    first, second = (load_file(tmp_path / f"weights-{rank}") for rank in range(2))
+def test_data_parallel_processes_stay_alike_and_average_their_gradients(folder: Path) -> None:
+    first, second = (load_file(folder / f"weights-{rank}") for rank in range(2))
     assert all(torch.equal(first[name], second[name]) for name in first)
-    losses = [load_file(tmp_path / f"losses-{rank}")["losses"] for rank in range(2)]
+    losses = [load_file(folder / f"losses-{rank}")["losses"] for rank in range(2)]
     assert not torch.equal(*losses), "each has its own examples"
-    _, facts = load_run_state(tmp_path / "run" / "state")
+    _, facts = load_run_state(folder / "run" / "state")
     assert facts["samples"] == facts["step"] * 32
     assert len(facts["random"]) == 2
 
