@@ -19,6 +19,7 @@ from ttt_core.scenes.types import Array
 
 FAR = 1e6
 Vector = tuple[Any, Any, Any]  # numbers or tensors that broadcast to the window
+_STEEPEST = 1e12  # of 1/direction: along a face it is infinite, and inf - inf is no number
 _NEAR = 1e-3
 
 
@@ -274,7 +275,7 @@ def _box(origin: Vector, direction: Vector) -> tuple[Tensor, Tensor]:
     enter: Any = None
     leave: Any = None
     for o, d in zip(origin, direction):
-        inverse = d.reciprocal()
+        inverse = d.reciprocal().clamp_(-_STEEPEST, _STEEPEST)
         middle = inverse * -o
         reach = inverse.abs_()
         first, last = middle - reach, middle.add_(reach)
@@ -287,7 +288,7 @@ def _leave_box(origin: Vector, direction: Vector) -> tuple[Tensor, Tensor]:
     """t where rays from inside leave the cube, and the face (0…5: -x, +x, -y, +y, -z, +z)."""
     far, face = None, None
     for axis, (o, d) in enumerate(zip(origin, direction)):
-        inverse = d.reciprocal()
+        inverse = d.reciprocal().clamp_(-_STEEPEST, _STEEPEST)
         last = inverse * -o + inverse.abs()
         mine = (d > 0).to(torch.int64) + 2 * axis
         if far is None or face is None:

@@ -19,7 +19,7 @@ from ttt_core.scenes import (
     contact_sheet,
     make_sequence,
 )
-from ttt_core.scenes.cast import FAR, ListFan, PictureFan, nearest
+from ttt_core.scenes.cast import FAR, ListFan, PictureFan, _box, _leave_box, nearest
 from ttt_core.scenes.layouts import LAYOUTS
 from ttt_core.scenes.solids import BOX, ELLIPSOID, FRUSTUM, Look, Solid, SurfaceTable, World
 from ttt_core.scenes.trajectories import MODES, draw_mode, make_trajectory
@@ -237,6 +237,16 @@ def test_one_ray_at_each_solid() -> None:
         assert shoot(table, [-5.0, 0.0, 0.0], [-1.0, 1e-4, 1e-4]) == (FAR, table.sky)
     cone = world(solid(FRUSTUM, top=0.5))
     assert shoot(cone, [-5.0, 0.0, 0.0], [1.0, 1e-4, 1e-4])[0] == pytest.approx(4.25, abs=1e-3)
+
+
+def test_rays_along_the_faces_of_a_box_have_finite_ends() -> None:
+    """A direction without a component along an axis: 1/0 must not become inf - inf."""
+    origin = tuple(torch.tensor([value]) for value in (0.3, -0.2, 0.5))
+    direction = tuple(torch.tensor([value]) for value in (0.0, 1.0, 0.0))
+    far, face = _leave_box(origin, direction)
+    enter, leave = _box(origin, direction)
+    assert float(far) == pytest.approx(1.2) and int(face) == 3
+    assert float(enter) == pytest.approx(-0.8) and float(leave) == pytest.approx(1.2)
 
 
 def test_a_cutter_opens_a_box_and_shows_its_own_wall() -> None:
