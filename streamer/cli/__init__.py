@@ -22,6 +22,7 @@ VERBS = {
     "watch": "live status of a daemon's sessions; mirrors the map to a file",
     "view": "the live page for a daemon on another machine",
     "export": "a session's map as a file",
+    "train": "train the network, on procedural scenes or on captures",
     "scenes": "a contact sheet of the procedural scenes that training draws from",
     "doctor": "what works on this machine, and why the rest does not",
 }
