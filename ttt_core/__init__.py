@@ -6,6 +6,8 @@ from ttt_core.default_model import compact_model, default_model
 from ttt_core.errors import (
     CheckpointError,
     ConfigError,
+    ImageError,
+    IntrinsicsError,
     PatchSizeError,
     PoseError,
     ScanError,
@@ -35,6 +37,8 @@ __all__ = [
     "CheckpointError",
     "ConfigError",
     "FastWeights",
+    "ImageError",
+    "IntrinsicsError",
     "LayerState",
     "NormalizedPoses",
     "PatchSizeError",

@@ -24,7 +24,15 @@ class ViewIndexError(ValueError):
 
 
 class PoseError(ValueError):
-    """Camera poses that define no frame (wrong shape, not finite, cancelling axes)."""
+    """Camera poses that define no frame (wrong shape, not finite, too far, cancelling axes)."""
+
+
+class ImageError(ValueError):
+    """An image with values that are no colours."""
+
+
+class IntrinsicsError(ValueError):
+    """Focal lengths or a principal point that no pinhole camera has."""
 
 
 class StateMismatchError(ValueError):

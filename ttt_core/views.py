@@ -8,10 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ttt_core.errors import PoseError, ShapeError
+from ttt_core.errors import ImageError, IntrinsicsError, PoseError, ShapeError
 from ttt_core.matching import PosedImage
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
+_FARTHEST = 1e15  # squares of distances still fit float32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -29,7 +30,9 @@ class ViewBatch:
 
     Raises:
         ShapeError: a shape or dtype is wrong, or keys repeat.
-        PoseError: a pose is not finite.
+        ImageError: a colour is not finite.
+        IntrinsicsError: a focal length is not positive, or something is not finite.
+        PoseError: a pose is not finite, or too far away to be computed with.
     """
 
     keys: tuple[int, ...]
@@ -66,6 +69,23 @@ class ViewBatch:
                 )
         if not torch.isfinite(self.c2w).all():
             raise PoseError(f"c2w of keys {self.keys} is not finite: drop views without a pose")
+        largest = float(self.c2w.abs().max())
+        if largest > _FARTHEST:
+            raise PoseError(
+                f"c2w of keys {self.keys} holds {largest:.3g}, the limit is {_FARTHEST:g}: drop "
+                "views whose tracking was lost"
+            )
+        if not torch.isfinite(self.image).all():
+            raise ImageError(
+                f"image of keys {self.keys} is not finite: give 0..1, and say with `valid` where "
+                "there is nothing to see"
+            )
+        camera = self.fxfycxcy
+        if not (torch.isfinite(camera).all() and (camera[:, :2] > 0).all()):
+            raise IntrinsicsError(
+                f"fxfycxcy of keys {self.keys} is {camera.tolist()}: give finite pixels, focal "
+                "lengths > 0"
+            )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -56,13 +56,9 @@ def test_poses_must_be_finite() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"memory": "volume"}, "memory is 'volume'"),
-        ({"patch_size": 6}, "patch_size is 6"),
         ({"recent_views": 0}, "recent_views is 0"),
         ({"kept_views": 4, "recent_views": 5}, "recent_views is 5"),
-        ({"depth_residual_limit": 0.0}, "depth_residual_limit is 0"),
-        ({"layers": 0}, "layers is 0"),
-        ({"width": 100}, "attention_head_dim is 32.*width 100"),
+        ({"kept_records": -1}, "kept_records is -1"),
     ],
 )
 def test_streaming_config(changes: dict, message: str) -> None:
