@@ -16,6 +16,8 @@ from streamer.suggest import did_you_mean
 
 ORTHONORMAL_TOLERANCE = 1e-3
 """Largest entry of |RᵀR − I| that still passes as a rotation (wire-protocol.md, `bad_pose`)."""
+FARTHEST_M = 1e9
+"""Cameras farther from the origin were lost; float64 still tells micrometres here."""
 
 # Columns are where the OpenCV axes of the camera lie in the camera axes of the convention.
 _FLIP_YZ = np.diag([1.0, -1.0, -1.0, 1.0])
@@ -87,8 +89,9 @@ def check_pose(
         allow_scale: a uniform positive scale of the rotation passes too (a similarity).
 
     Raises:
-        PoseError: wrong shape, not finite, a last row other than 0 0 0 1, a rotation that is
-            scaled, sheared or left-handed by more than `ORTHONORMAL_TOLERANCE`.
+        PoseError: wrong shape, not finite, farther than `FARTHEST_M`, a last row other than
+            0 0 0 1, a rotation that is scaled, sheared or left-handed by more than
+            `ORTHONORMAL_TOLERANCE`.
     """
     try:
         matrix = np.asarray(pose, dtype=np.float64)
@@ -113,6 +116,11 @@ def check_pose(
             else "send a row-major camera-to-world matrix"
         )
         raise PoseError(f"{field}: last row is {_row(matrix[3])}, not 0 0 0 1; {hint}")
+    if np.abs(matrix[:3, 3]).max() > FARTHEST_M:
+        raise PoseError(
+            f"{field}: {np.abs(matrix[:3, 3]).max():.3g} m from the origin, the limit is "
+            f"{FARTHEST_M:g}; leave frames out whose tracking was lost"
+        )
     rotation = matrix[:3, :3]
     determinant = float(np.linalg.det(rotation))
     scale = float(np.cbrt(abs(determinant)))

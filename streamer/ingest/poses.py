@@ -8,7 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamer.camera import CameraModel
-from streamer.conventions import ORTHONORMAL_TOLERANCE, PoseError, check_pose, to_opencv
+from streamer.conventions import (
+    FARTHEST_M,
+    ORTHONORMAL_TOLERANCE,
+    PoseError,
+    check_pose,
+    to_opencv,
+)
 from streamer.protocol import ProtocolError
 
 
@@ -64,4 +70,5 @@ def _plausible(poses: NDArray[np.float64]) -> NDArray[np.bool_]:
         error = np.abs(np.swapaxes(scaled, 1, 2) @ scaled - np.eye(3)).max(axis=(1, 2))
         last_row = np.abs(poses[:, 3] - (0.0, 0.0, 0.0, 1.0)).max(axis=1)
         finite = np.isfinite(poses).all(axis=(1, 2))
+        finite &= np.abs(poses[:, :3, 3]).max(axis=1) <= FARTHEST_M
         return finite & (determinant > 0) & (error < ORTHONORMAL_TOLERANCE) & (last_row < 1e-7)

@@ -17,6 +17,7 @@ from streamer.session.engine import Engine
 from streamer.session.outbox import Keyframe, Outbox
 from streamer.session.settings import EngineConfig
 from streamer.sources import load_frame, open_capture
+from ttt_core import StreamingModel
 
 LONG_SIDE = 64
 NEVER = 1e12
@@ -45,12 +46,12 @@ class Reader(Outbox):
         self.cameras.update(poses)
 
 
-def make_engine(**options: object) -> tuple[Engine, Reader]:
+def make_engine(*, model: StreamingModel | None = None, **options: object) -> tuple[Engine, Reader]:
     """An engine that publishes when it is told to, and who reads it."""
     reader = Reader()
     steady = {"publish_every": NEVER, "chunk_interval": 0.0, "refine": RefineConfig(workers=2)}
     settings = {**steady, **options}
-    return Engine(EngineConfig(**settings), reader), reader
+    return Engine(EngineConfig(**settings), reader, model=model), reader
 
 
 def office(first: int, stop: int, long_side: int = LONG_SIDE) -> list[Frame]:

@@ -188,6 +188,7 @@ def test_rotation_off_by_less_than_the_tolerance_passes() -> None:
     [
         (lambda pose: pose.__setitem__((0, 3), np.nan), r"pose: entry \[0\]\[3\] is nan"),
         (lambda pose: pose.__setitem__((1, 1), np.inf), r"pose: entry \[1\]\[1\] is inf"),
+        (lambda pose: pose.__setitem__((1, 3), -2e9), r"pose: 2e\+09 m from the origin"),
         (lambda pose: pose.__setitem__((slice(3), slice(3)), np.eye(3) * 2.0), "scaled by 2"),
         (lambda pose: pose.__setitem__((slice(3), slice(3)), np.diag([1, 1, -1])), "left-handed"),
         (lambda pose: pose.__setitem__((slice(3), slice(3)), np.zeros((3, 3))), "singular"),

@@ -132,6 +132,7 @@ def test_a_uniform_scale_is_allowed(ingest: IngestHarness, slam: RawClient) -> N
         (np.diag([1.0, 1.0, -1.0, 1.0]).reshape(-1).tolist(), "left-handed"),
         (np.diag([1.0, 2.0, 1.0, 1.0]).reshape(-1).tolist(), "orthonormal"),
         ([0.0] * 16, "last row"),
+        (moved(1e60), "origin"),
     ],
 )
 def test_a_bad_correction_changes_nothing_and_the_next_one_counts(
