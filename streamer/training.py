@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -49,6 +50,7 @@ def train(
     device: str = "auto",
     start: Path | None = None,
     tell: Callable[[str], None] = lambda text: None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Outcome:
     """Train for `seconds` after the first streams are there; leaves `checkpoint.safetensors`.
 
@@ -57,6 +59,7 @@ def train(
     Args:
         start: a checkpoint of ours whose weights a new run begins with.
         tell: hears what is going on, on the leading process.
+        clock: seconds.
 
     Raises:
         ConfigError, RunStateError, TrainingError, CheckpointError, SequenceCacheError: see there.
@@ -115,6 +118,7 @@ def train(
             },
             device=ranks.device,
             ranks=ranks,
+            clock=clock,
         )
         parameters = sum(p.numel() for p in network.parameters())
         say(f"training {parameters / 1e6:.2f} M parameters on {ranks.device}, {seconds:g} s")
