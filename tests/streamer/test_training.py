@@ -214,3 +214,10 @@ def test_a_file_that_is_not_there_is_one_line(
     command = ["train", "--config", str(tmp_path / "none.yaml"), "--out", str(tmp_path)]
     assert dispatch([*command, "--seconds", "1"]) == 2
     assert capsys.readouterr().err.startswith("splatstream train: --config: there is no file")
+
+
+@pytest.mark.parametrize("name", ["scenes", "captures"])
+def test_the_examples_are_settings_that_training_knows(name: str) -> None:
+    examples = Path(__file__).resolve().parents[2] / "examples" / "training"
+    config = load_train_config(examples / f"{name}.yaml")
+    assert bool(config.stages[0].data.captures.folders) == (name == "captures")
