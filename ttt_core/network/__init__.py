@@ -2,13 +2,14 @@
 
 from ttt_core.network.config import MEMORIES, PATCH, NetworkConfig
 from ttt_core.network.inputs import NetworkInput
-from ttt_core.network.network import CompactNetwork, NetworkOutput
+from ttt_core.network.network import CompactNetwork, Imagined, NetworkOutput
 from ttt_core.network.volume import WriteRecord
 
 __all__ = [
     "MEMORIES",
     "PATCH",
     "CompactNetwork",
+    "Imagined",
     "NetworkConfig",
     "NetworkInput",
     "NetworkOutput",

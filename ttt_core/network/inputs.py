@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ttt_core.matching import CELL
+from ttt_core.matching import CELL, CELL_CHANNELS
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,6 +70,28 @@ class NetworkInput:
             self.fxfycxcy,
             self.c2w,
         )
+
+
+def blind_views(
+    fxfycxcy: Tensor, c2w: Tensor, height: int, width: int, log_range: Tensor
+) -> NetworkInput:
+    """Cameras about which nothing is known but where they are: grey pictures, a prior without
+    confidence or cost in the middle of `log_range` (B, V, 2), no map."""
+    shape = (*fxfycxcy.shape[:2], height, width)
+    middle = log_range.mean(-1)[..., None, None].expand(shape)
+    nothing = middle.new_zeros(shape)
+    cells = (*shape[:2], -(-height // CELL), -(-width // CELL), len(CELL_CHANNELS))
+    return NetworkInput(
+        image=middle.new_full((*shape[:2], 3, height, width), 0.5),
+        log_depth=middle,
+        confidence=nothing,
+        map_log_depth=middle,
+        map_there=nothing,
+        cells=middle.new_zeros(cells),
+        log_range=log_range,
+        fxfycxcy=fxfycxcy,
+        c2w=c2w,
+    )
 
 
 def _fitted(picture: Tensor, rows: int, columns: int) -> Tensor:

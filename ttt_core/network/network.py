@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -19,15 +19,23 @@ from torch import Tensor, nn
 
 from ttt_core.blocks import Block, Mlp, PreNorm, ViewAttention, linear
 from ttt_core.config import ReconstructorConfig
-from ttt_core.matching import CELL, CELL_CHANNELS
+from ttt_core.matching import CELL
 from ttt_core.memory import MemoryState, PlaceMemory, RidgeMemory, SwiGluMemory
 from ttt_core.network.config import PATCH, NetworkConfig
 from ttt_core.network.inputs import (
     NetworkInput,
-    log_planes,
+    blind_views,
     patch_centres,
     pixel_rays,
     plane_histogram,
+)
+from ttt_core.network.tokens import (
+    CELL_INPUT,
+    cell_input,
+    expected_depth,
+    patches,
+    token_cost,
+    upsampled,
 )
 from ttt_core.network.volume import ANSWER_CHANNELS, VolumeReader, VolumeWriter, WriteRecord
 from ttt_core.state import ReconstructorState
@@ -42,11 +50,8 @@ RESIDUAL_CHANNELS = {
     "rotation": 3,
 }
 """What the pixel head emits, in this order."""
-_COST_PLANES = sum(name.startswith("cost_") for name in CELL_CHANNELS)
-_CELL_INPUT = len(CELL_CHANNELS) + 3 * CELL**2 + 6
 _PIXEL_INPUT = 8
 _RAY_CHANNELS = 2 + ANSWER_CHANNELS + 2
-_WINDOW = 2  # planes on each side of the mode that a token's depth is the mean of
 _FIRST_SHARPNESS = 12.0
 _LOGIT_EPS = 1e-4
 
@@ -64,6 +69,26 @@ class NetworkOutput:
     token_log_depth: Tensor  # (B, V, N)
     token_confidence: Tensor  # (B, V, N)
     record: WriteRecord | None  # what was written; None if nothing was, or the memory has no record
+
+
+class _Seen(NamedTuple):
+    """What is known of tokens before anything is decided about pixels."""
+
+    tokens: Tensor  # (B, V, N, width)
+    cells: Tensor  # (B*V, cell_width, H/CELL, W/CELL)
+    mixed: Tensor  # (B*V, width, rows, columns)
+    prior_logits: Tensor  # (B, V, N, D)
+    logits: Tensor  # (B, V, N, D)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Imagined:
+    """What the memory alone says of a camera: tokens of a view that has no picture."""
+
+    plane_logits: Tensor  # (B, V, N, D)
+    log_depth: Tensor  # (B, V, N), sub-map units
+    confidence: Tensor  # (B, V, N), 0..1
+    color: Tensor  # (B, V, N, 3), 0..1, exposed as what was written
 
 
 class _Mixer(nn.Module):
@@ -87,7 +112,7 @@ class CompactNetwork(nn.Module):
         super().__init__()
         self.config = config = config or NetworkConfig()
         width, cell, planes = config.width, config.cell_width, config.planes
-        self.cell_stem = nn.Conv2d(_CELL_INPUT, cell, 3, padding=1)
+        self.cell_stem = nn.Conv2d(CELL_INPUT, cell, 3, padding=1)
         self.token_stem = nn.Conv2d(cell, width, 4, stride=2, padding=1)
         self.token_stem_2 = nn.Conv2d(width, width, 3, padding=1)
         self.log_sharpness = nn.Parameter(torch.tensor(_FIRST_SHARPNESS).log())
@@ -115,6 +140,7 @@ class CompactNetwork(nn.Module):
             value_width, channels = self.memory.value_width, self.memory.weight_channels
             self.reader = VolumeReader(width, value_width, config.ray_samples)
             self.writer = VolumeWriter(width, value_width, channels)
+            self.color_of_value = nn.Linear(value_width, 3)
 
     @property
     def corrects(self) -> bool:
@@ -144,31 +170,15 @@ class CompactNetwork(nn.Module):
             write: take the batch into the memory afterwards (for "tokens": before it is read, as
                 in the paper); False only reads.
         """
-        streams, count = views.image.shape[:2]
         rows, columns = (side // PATCH for side in views.image.shape[-2:])
-        cells = F.gelu(self.cell_stem(_cell_input(views)))  # (B*V, cell, H/4, W/4)
-        stem = F.gelu(self.token_stem(cells))
-        stem = stem + F.gelu(self.token_stem_2(stem))  # (B*V, width, rows, columns)
-        tokens = stem.flatten(2).mT.unflatten(0, (streams, count))  # (B, V, N, width)
-        cost = _token_cost(views.cells, self.config.planes)  # (B, V, N, D)
-        prior_logits = self.prior_planes(stem).flatten(2).mT.unflatten(0, (streams, count))
-        prior_logits = prior_logits - self.log_sharpness.exp() * cost
-
-        along = self._along_rays(views, memory, tokens, cost, prior_logits, rows, columns)
-        decoded = self.ray_3(along).squeeze(1).view_as(prior_logits)
-        spread = self.from_ray(along.flatten(1))  # (B*V*N, cell)
-        spread = spread.view(streams * count, rows, columns, -1).movedim(-1, 1)
-        mixed = F.gelu(self.merge(torch.cat((stem, spread), dim=1)))
-        mixed, memory = self._mix(mixed, memory, streams, write)
-        logits = self.planes(mixed).flatten(2).mT.unflatten(0, (streams, count))
-        logits = logits + prior_logits + decoded
+        seen, memory = self._tokens(views, memory, write=write)
+        tokens, cells, mixed, prior_logits, logits = seen
         token_log_depth, token_confidence = expected_depth(logits, views.log_range)
-
         residuals = self._residuals(views, cells, mixed, token_log_depth, token_confidence)
         blend = torch.tanh(residuals["blend"][:, :, 0])
         limit = self.config.depth_residual_limit
         shift = limit * torch.tanh(residuals["log_depth"][:, :, 0] / limit)
-        target = _upsampled(token_log_depth, rows, columns, views.log_depth)
+        target = upsampled(token_log_depth, rows, columns, views.log_depth)
         log_depth = views.log_depth + (blend * (target - views.log_depth) + shift)
         logit = torch.logit(views.confidence, eps=_LOGIT_EPS)
         changed = logit + residuals["confidence_logit"][:, :, 0]
@@ -192,6 +202,39 @@ class CompactNetwork(nn.Module):
             token_confidence=token_confidence,
             record=record,
         ), memory
+
+    def imagine(
+        self,
+        memory: MemoryState,
+        fxfycxcy: Tensor,
+        c2w: Tensor,
+        height: int,
+        width: int,
+        log_range: Tensor,
+    ) -> Imagined:
+        """Depth and colour of cameras without a picture, from the memory alone (the paper's virtual
+        views: apply, no update).
+
+        Args:
+            fxfycxcy, c2w: (B, V, 4) pixels, (B, V, 4, 4) camera to sub-map.
+            height, width: of the views; multiples of `PATCH`.
+            log_range: (B, V, 2) where to look, log depth in sub-map units.
+
+        Raises:
+            NotImplementedError: the memory cannot be asked about places.
+        """
+        if self.memory is None:
+            raise NotImplementedError(f"memory {self.config.memory!r} cannot be asked about places")
+        views = blind_views(fxfycxcy, c2w, height, width, log_range)
+        seen, _ = self._tokens(views, memory, write=False)
+        log_depth, confidence = expected_depth(seen.logits, log_range)
+        centres = patch_centres(height // PATCH, width // PATCH, PATCH, fxfycxcy)
+        centres = centres.expand(*fxfycxcy.shape[:2], -1, -1)
+        origins, directions = pixel_rays(fxfycxcy, c2w, centres)
+        places = origins + directions * log_depth.exp()[..., None]
+        held, _ = self.memory.read(self._core(memory), places.flatten(1, 2))
+        color = torch.sigmoid(self.color_of_value(held)).view(*log_depth.shape, 3)
+        return Imagined(seen.logits, log_depth, confidence, color)
 
     def amend(
         self,
@@ -233,6 +276,28 @@ class CompactNetwork(nn.Module):
         assert self.memory is not None
         core = self.memory.write(self._core(memory), *samples)
         return MemoryState({**core.tensors, "written": memory["written"] + 1})
+
+    def _tokens(
+        self, views: NetworkInput, memory: MemoryState, *, write: bool
+    ) -> tuple[_Seen, MemoryState]:
+        """Everything up to the tokens' planes; the memory afterwards differs for "tokens" only."""
+        streams, count = views.image.shape[:2]
+        rows, columns = (side // PATCH for side in views.image.shape[-2:])
+        cells = F.gelu(self.cell_stem(cell_input(views)))  # (B*V, cell, H/4, W/4)
+        stem = F.gelu(self.token_stem(cells))
+        stem = stem + F.gelu(self.token_stem_2(stem))  # (B*V, width, rows, columns)
+        tokens = stem.flatten(2).mT.unflatten(0, (streams, count))  # (B, V, N, width)
+        cost = token_cost(views.cells, self.config.planes)  # (B, V, N, D)
+        prior_logits = self.prior_planes(stem).flatten(2).mT.unflatten(0, (streams, count))
+        prior_logits = prior_logits - self.log_sharpness.exp() * cost
+        along = self._along_rays(views, memory, tokens, cost, prior_logits, rows, columns)
+        decoded = self.ray_3(along).squeeze(1).view_as(prior_logits)
+        spread = self.from_ray(along.flatten(1))  # (B*V*N, cell)
+        spread = spread.view(streams * count, rows, columns, -1).movedim(-1, 1)
+        mixed = F.gelu(self.merge(torch.cat((stem, spread), dim=1)))
+        mixed, memory = self._mix(mixed, memory, streams, write)
+        logits = self.planes(mixed).flatten(2).mT.unflatten(0, (streams, count))
+        return _Seen(tokens, cells, mixed, prior_logits, logits + prior_logits + decoded), memory
 
     def _along_rays(
         self,
@@ -298,12 +363,12 @@ class CompactNetwork(nn.Module):
         at_cells = F.pixel_shuffle(self.cell_head(mixed), 2) + self.cell_skip(cells)
         at_cells = self.cell_head_2(F.gelu(at_cells))
         like = views.log_depth
-        apart = _upsampled(token_log_depth, rows, columns, like).detach() - like
+        apart = upsampled(token_log_depth, rows, columns, like).detach() - like
         pixels = torch.stack(
             (
                 torch.logit(views.confidence, eps=_LOGIT_EPS) / 3,
                 apart.clamp(-1, 1),
-                _upsampled(token_confidence, rows, columns, like),
+                upsampled(token_confidence, rows, columns, like),
                 ((views.map_log_depth - like) * views.map_there).clamp(-1, 1),
                 views.map_there,
             ),
@@ -322,7 +387,7 @@ class CompactNetwork(nn.Module):
     ) -> WriteRecord:
         """The surest pixel of each token, and what the token saw."""
         side = PATCH
-        depth, trust = (_patches(t.detach(), side) for t in (log_depth, confidence))
+        depth, trust = (patches(t.detach(), side) for t in (log_depth, confidence))
         best, place = trust.max(dim=-1)  # (B, V, N)
         surest = depth.gather(-1, place[..., None]).squeeze(-1)
         columns = log_depth.shape[-1] // side
@@ -334,65 +399,8 @@ class CompactNetwork(nn.Module):
         return self.writer.describe(tokens, best, surest, pixels, written)
 
 
-def expected_depth(logits: Tensor, log_range: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean log depth near the most likely plane, and the probability of that neighbourhood.
-
-    Args:
-        logits: (B, V, N, D).
-        log_range: (B, V, 2).
-
-    Returns:
-        (B, V, N) each.
-    """
-    planes = logits.shape[-1]
-    probability = logits.softmax(-1)
-    mode = logits.argmax(-1, keepdim=True)
-    near = (torch.arange(planes, device=logits.device) - mode).abs() <= _WINDOW
-    inside = probability * near
-    mass = inside.sum(-1)
-    depth = log_planes(log_range, planes)[:, :, None]
-    return (inside * depth).sum(-1) / (mass + 1e-8), mass
-
-
 def _zeroed(layer: nn.Conv1d | nn.Conv2d) -> Any:
     nn.init.zeros_(layer.weight)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
     return layer
-
-
-def _patches(picture: Tensor, side: int) -> Tensor:
-    """(B, V, H, W) -> (B, V, N, side*side), row-major inside and outside."""
-    cut = picture.unflatten(-1, (-1, side)).unflatten(-3, (-1, side)).transpose(-3, -2)
-    return cut.flatten(-2).flatten(-3, -2)
-
-
-def _upsampled(tokens: Tensor, rows: int, columns: int, like: Tensor) -> Tensor:
-    """(B, V, N) to the pixels of `like` (B, V, H, W), bilinear."""
-    picture = tokens.flatten(0, 1).view(-1, 1, rows, columns)
-    size = like.shape[-2:]
-    return F.interpolate(picture, size=size, mode="bilinear").view_as(like)
-
-
-def _token_cost(cells: Tensor, planes: int) -> Tensor:
-    """Matching cost of tokens (B, V, N, D) from that of their cells."""
-    cost = cells[..., :_COST_PLANES].movedim(-1, 2).flatten(0, 1)  # (B*V, K, Hc, Wc)
-    cost = F.avg_pool2d(cost, 2).flatten(2).mT  # (B*V, N, K)
-    if planes != _COST_PLANES:
-        cost = F.interpolate(cost, size=planes, mode="linear")
-    return cost.unflatten(0, cells.shape[:2])
-
-
-def _cell_input(views: NetworkInput) -> Tensor:
-    """(B*V, _CELL_INPUT, H/CELL, W/CELL)."""
-    cells = views.cells.movedim(-1, 2)
-    colors = F.pixel_unshuffle(2 * views.image - 1, CELL)
-    ratio = (views.map_log_depth - views.log_depth).clamp(-1, 1) * views.map_there
-    of_map = torch.stack((ratio, views.map_there), dim=2).flatten(0, 1)
-    of_map = F.avg_pool2d(of_map, CELL).unflatten(0, cells.shape[:2])
-    rows, columns = cells.shape[-2:]
-    centres = patch_centres(rows, columns, CELL, views.fxfycxcy)
-    focal, centre = views.fxfycxcy[..., None, :].split(2, dim=-1)
-    plane = ((centres - centre) / focal).mT.unflatten(-1, (rows, columns))
-    edges = views.log_range[..., None, None].expand(*views.log_range.shape, rows, columns)
-    return torch.cat((cells, colors, of_map, plane, edges), dim=2).flatten(0, 1)

@@ -21,6 +21,9 @@ from ttt_core.network import PATCH, CompactNetwork, NetworkOutput
 from ttt_core.network.inputs import plane_histogram
 from ttt_core.training.collate import StreamStep
 
+IMAGINED_LOG_RANGE = (-2.0, 2.2)
+"""Where an imagined view is looked for: log depth in sub-map units, the first batch's median."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LossConfig:
@@ -44,6 +47,11 @@ class LossConfig:
     """Cross entropy of the confidence against "within `agreement` of the truth"."""
     agreement: float = 0.05
     """Relative depth error up to which a pixel is right."""
+    imagined: float = 0.0
+    """Depth (L1 and planes) and colour (L1) of the views from the memory alone, before they are
+    seen; for memories that can be asked about places."""
+    imagined_share: float = 0.3
+    """Probability of that in every batch but the first, so that it does not cost too much."""
     picture: float = 0.0
     """L1 of held-out views rendered from the predictions."""
     truncate: int = 8
@@ -104,8 +112,12 @@ def sequence_loss(
             memory = _reset(memory, network.initial_state(streams), forgets)
         # what the last batch would write nobody reads, unless it is written before it is read
         write = number + 1 < len(steps) or network.config.memory == "tokens"
+        blind = number > 0 and bool(torch.rand((), generator=rng) < config.imagined_share)
+        imagined = _imagined(network, memory, step, mean) if blind and config.imagined else None
         output, memory = network(step.views, memory, write=write)
         terms = _terms(output, step, config, mean)
+        if imagined is not None:
+            terms["imagined"] = imagined
         if picture_loss is not None and config.picture:
             terms["picture"] = picture_loss(step, output, rng)
         total = total + sum(getattr(config, name) * term for name, term in terms.items())
@@ -121,24 +133,15 @@ def _terms(
     output: NetworkOutput, step: StreamStep, config: LossConfig, mean: Mean
 ) -> dict[str, Tensor]:
     known, truth = step.known, step.true_log_depth
-    planes = output.plane_logits.shape[-1]
     token_truth, token_known = token_depth(truth, known, PATCH)
-    weight = known.to(truth.dtype)
-    histogram = plane_histogram(truth, weight, step.views.log_range, planes, PATCH)
-    mass = histogram.sum(-1)
-    target = histogram / mass.clamp_min(1e-6)[..., None]
-    counted = mass > 0.5
-
-    def cross_entropy(logits: Tensor) -> Tensor:
-        return mean(-(target * logits.log_softmax(-1)).sum(-1), counted)
-
     error = (output.log_depth - truth).abs()
     right = (error.detach() < config.agreement) & known
     judged = known | step.sky
+    log_range = step.views.log_range
     return {
         "token_depth": mean((output.token_log_depth - token_truth).abs(), token_known),
-        "planes": cross_entropy(output.plane_logits),
-        "prior_planes": cross_entropy(output.prior_logits),
+        "planes": _cross_entropy(output.plane_logits, step, log_range, mean),
+        "prior_planes": _cross_entropy(output.prior_logits, step, log_range, mean),
         "depth": mean(error, known),
         "edges": _edges(output.log_depth - truth, known, mean),
         "confidence": mean(
@@ -148,6 +151,31 @@ def _terms(
             judged,
         ),
     }
+
+
+def _cross_entropy(logits: Tensor, step: StreamStep, log_range: Tensor, mean: Mean) -> Tensor:
+    """Of the planes (B, V, N, D) over `log_range` against the true histogram of every token."""
+    weight = step.known.to(logits.dtype)
+    planes = logits.shape[-1]
+    histogram = plane_histogram(step.true_log_depth, weight, log_range, planes, PATCH)
+    mass = histogram.sum(-1)
+    target = histogram / mass.clamp_min(1e-6)[..., None]
+    return mean(-(target * logits.log_softmax(-1)).sum(-1), mass > 0.5)
+
+
+def _imagined(network: CompactNetwork, memory: MemoryState, step: StreamStep, mean: Mean) -> Tensor:
+    """Loss of what the memory says of this batch's cameras before it is taken in."""
+    views = step.views
+    height, width = step.known.shape[-2:]
+    log_range = views.log_range.new_tensor(IMAGINED_LOG_RANGE).expand_as(views.log_range)
+    imagined = network.imagine(memory, views.fxfycxcy, views.c2w, height, width, log_range)
+    truth, known = token_depth(step.true_log_depth, step.known, PATCH)
+    color = F.avg_pool2d(views.image.flatten(0, 1), PATCH).flatten(2).mT.view_as(imagined.color)
+    return (
+        mean((imagined.log_depth - truth).abs(), known)
+        + 0.3 * _cross_entropy(imagined.plane_logits, step, log_range, mean)
+        + mean((imagined.color - color).abs().mean(-1), known)
+    )
 
 
 def token_depth(log_depth: Tensor, known: Tensor, side: int) -> tuple[Tensor, Tensor]:

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from network_cases import SMALL, build, one_stream, views
 
 from ttt_core.errors import ConfigError
 from ttt_core.memory import MemoryState
-from ttt_core.network import MEMORIES, PATCH, CompactNetwork, NetworkConfig, NetworkOutput
+from ttt_core.network import (
+    MEMORIES,
+    PATCH,
+    CompactNetwork,
+    Imagined,
+    NetworkConfig,
+    NetworkInput,
+    NetworkOutput,
+)
 
 CARRIED = [memory for memory in MEMORIES if memory != "none"]
 every_memory = pytest.mark.parametrize("memory", MEMORIES)
@@ -169,6 +179,8 @@ def test_gradients_reach_every_parameter_through_two_writes(memory: str) -> None
     loss = output.log_depth.square().mean() + output.confidence_logit.square().mean()
     loss = loss + sum(r.square().mean() for r in output.residuals.values())
     loss = loss + output.token_log_depth.square().mean() + output.prior_logits.square().mean()
+    if network.memory is not None:
+        loss = loss + _imagined(network, state, views(3)).color.square().mean()
     loss.backward()
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None and parameter.grad.isfinite().all(), name
@@ -201,3 +213,35 @@ def test_names_of_memories_and_sizes_are_checked() -> None:
     ):
         with pytest.raises(ConfigError, match=message):
             NetworkConfig(**options)
+
+
+def _imagined(network: CompactNetwork, state: MemoryState, like: NetworkInput) -> Imagined:
+    height, width = like.image.shape[-2:]
+    return network.imagine(state, like.fxfycxcy, like.c2w, height, width, like.log_range)
+
+
+@pytest.mark.parametrize("memory", ["ridge", "swiglu"])
+def test_views_without_a_picture_come_from_the_memory(memory: str) -> None:
+    network = build(memory, acting=0.3)
+    asked = views(3)
+    _, memories = stream(network, [0, 1])
+    nothing, something = (_imagined(network, m, asked) for m in (memories[0], memories[-1]))
+    tokens = (1, 2, (16 // PATCH) * (24 // PATCH))
+    assert something.log_depth.shape == something.confidence.shape == tokens
+    assert something.color.shape == (*tokens, 3)
+    assert something.color.min() >= 0 and something.color.max() <= 1
+    near, far = asked.log_range.unbind(-1)
+    assert (something.log_depth > near[..., None]).all()
+    assert (something.log_depth < far[..., None]).all()
+    assert (nothing.color - something.color).abs().max() > 1e-4
+    # the picture and the prior of the view asked for have no say
+    other = replace(asked, image=1 - asked.image, log_depth=asked.log_depth + 1)
+    again = _imagined(network, memories[-1], other)
+    assert torch.equal(again.log_depth, something.log_depth)
+
+
+@pytest.mark.parametrize("memory", ["tokens", "none"])
+def test_memories_without_places_cannot_imagine(memory: str) -> None:
+    network = build(memory)
+    with pytest.raises(NotImplementedError, match=memory):
+        _imagined(network, network.initial_state(1), views(0))

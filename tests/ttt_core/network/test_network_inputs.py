@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from network_cases import views
 
 from ttt_core.network.inputs import log_planes, patch_centres, pixel_rays, plane_histogram
-from ttt_core.network.network import expected_depth
+from ttt_core.network.tokens import expected_depth
 from ttt_core.tokens import camera_rays
 
 

@@ -1,0 +1,75 @@
+"""Between pixels, cells of the prior and tokens: what the network reads, and depth from planes.
+
+Shape suffixes: B streams, V views, N tokens of a view (row-major), D planes.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ttt_core.matching import CELL, CELL_CHANNELS
+from ttt_core.network.inputs import NetworkInput, log_planes, patch_centres
+
+CELL_INPUT = len(CELL_CHANNELS) + 3 * CELL**2 + 6
+"""Channels of `cell_input`."""
+_COST_PLANES = sum(name.startswith("cost_") for name in CELL_CHANNELS)
+_WINDOW = 2  # planes on each side of the mode that a token's depth is the mean of
+
+
+def expected_depth(logits: Tensor, log_range: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean log depth near the most likely plane, and the probability of that neighbourhood.
+
+    Args:
+        logits: (B, V, N, D).
+        log_range: (B, V, 2).
+
+    Returns:
+        (B, V, N) each.
+    """
+    planes = logits.shape[-1]
+    probability = logits.softmax(-1)
+    mode = logits.argmax(-1, keepdim=True)
+    near = (torch.arange(planes, device=logits.device) - mode).abs() <= _WINDOW
+    inside = probability * near
+    mass = inside.sum(-1)
+    depth = log_planes(log_range, planes)[:, :, None]
+    return (inside * depth).sum(-1) / (mass + 1e-8), mass
+
+
+def patches(picture: Tensor, side: int) -> Tensor:
+    """(B, V, H, W) -> (B, V, N, side*side), row-major inside and outside."""
+    cut = picture.unflatten(-1, (-1, side)).unflatten(-3, (-1, side)).transpose(-3, -2)
+    return cut.flatten(-2).flatten(-3, -2)
+
+
+def upsampled(tokens: Tensor, rows: int, columns: int, like: Tensor) -> Tensor:
+    """(B, V, N) to the pixels of `like` (B, V, H, W), bilinear."""
+    picture = tokens.flatten(0, 1).view(-1, 1, rows, columns)
+    size = like.shape[-2:]
+    return F.interpolate(picture, size=size, mode="bilinear").view_as(like)
+
+
+def token_cost(cells: Tensor, planes: int) -> Tensor:
+    """Matching cost of tokens (B, V, N, D) from that of their cells."""
+    cost = cells[..., :_COST_PLANES].movedim(-1, 2).flatten(0, 1)  # (B*V, K, Hc, Wc)
+    cost = F.avg_pool2d(cost, 2).flatten(2).mT  # (B*V, N, K)
+    if planes != _COST_PLANES:
+        cost = F.interpolate(cost, size=planes, mode="linear")
+    return cost.unflatten(0, cells.shape[:2])
+
+
+def cell_input(views: NetworkInput) -> Tensor:
+    """(B*V, CELL_INPUT, H/CELL, W/CELL)."""
+    cells = views.cells.movedim(-1, 2)
+    colors = F.pixel_unshuffle(2 * views.image - 1, CELL)
+    ratio = (views.map_log_depth - views.log_depth).clamp(-1, 1) * views.map_there
+    of_map = torch.stack((ratio, views.map_there), dim=2).flatten(0, 1)
+    of_map = F.avg_pool2d(of_map, CELL).unflatten(0, cells.shape[:2])
+    rows, columns = cells.shape[-2:]
+    centres = patch_centres(rows, columns, CELL, views.fxfycxcy)
+    focal, centre = views.fxfycxcy[..., None, :].split(2, dim=-1)
+    plane = ((centres - centre) / focal).mT.unflatten(-1, (rows, columns))
+    edges = views.log_range[..., None, None].expand(*views.log_range.shape, rows, columns)
+    return torch.cat((cells, colors, of_map, plane, edges), dim=2).flatten(0, 1)
