@@ -90,7 +90,7 @@ def test_truncation_cuts_the_graph_and_nothing_else() -> None:
 
 @pytest.mark.parametrize("memory", MEMORIES)
 def test_a_reset_stream_is_as_if_it_had_just_begun(memory: str) -> None:
-    model = network(memory, acting=0.3)
+    model = network(memory, acting=1.0)
     batch = steps(0, 1)
     always, _ = sequence_loss(model, batch, replace(STEADY, reset=1.0), chance())
     alone = [sequence_loss(model, [step], STEADY, chance())[0] for step in batch]
