@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 from streaming_cases import HEIGHT, WIDTH, batches, build, run, same_state, with_random_head
 from textured_room import camera_path, view_batch
 
@@ -23,13 +22,14 @@ from ttt_core import (
 )
 from ttt_core.matching import MatchingPrior, PosedImage
 from ttt_core.network import MEMORIES, NetworkConfig
+from ttt_core.training.export import export_compact
 
 CARRIED = [memory for memory in MEMORIES if memory != "none"]
 
 
 @pytest.fixture(scope="module")
 def model() -> StreamingModel:
-    return default_model()
+    return build()
 
 
 def posed(batch: ViewBatch) -> list[PosedImage]:
@@ -220,16 +220,21 @@ def test_padding_does_not_shift_the_residuals() -> None:
 def test_weights_load_whole_or_not_at_all(tmp_path: Path) -> None:
     acting = with_random_head()
     weights = acting.network.state_dict()
-    save_file({k: t.clone() for k, t in weights.items()}, tmp_path / "w.safetensors")
-    loaded = default_model(tmp_path / "w.safetensors")
+    config = {"network": asdict(acting.config.network)}
+
+    def write(name: str, tensors: dict[str, torch.Tensor]) -> Path:
+        path = tmp_path / name
+        export_compact(path, tensors, config=config, record={}, dtype="float32")
+        return path
+
+    loaded = default_model(write("whole.safetensors", weights))
     assert loaded.trained
     batch = batches(1)[0]
     (_, ours), (_, theirs) = (m.stream(m.initial_state(), batch) for m in (acting, loaded))
     assert torch.equal(ours.depth, theirs.depth)
     partial = dict(list(weights.items())[1:])
-    save_file({k: t.clone() for k, t in partial.items()}, tmp_path / "p.safetensors")
     with pytest.raises(CheckpointError, match="1 missing"):
-        default_model(tmp_path / "p.safetensors")
+        default_model(write("partial.safetensors", partial))
 
 
 @pytest.mark.gpu
@@ -287,7 +292,7 @@ def test_real_frames_of_a_room(capture_dir) -> None:
         load_frame(capture, frame, seq=i, long_side=120, with_depth=True)
         for i, frame in enumerate(capture.frames[0:48:6])
     ]
-    model = default_model()
+    model = build()
     state = model.initial_state()
     errors, confidences = [], []
     for part in (frames[:4], frames[4:]):
