@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ttt_core import fast_weights
-from ttt_core.blocks import linear
+from ttt_core.blocks import RMSNorm, linear
 from ttt_core.memory.features import FourierFeatures
 from ttt_core.memory.interface import PlaceMemory
 from ttt_core.memory.state import MemoryState
@@ -46,6 +46,7 @@ class SwiGluMemory(PlaceMemory):
         self.w0 = nn.Parameter(torch.randn(1, value_width, hidden) / math.sqrt(value_width))
         self.w1 = nn.Parameter(torch.randn(1, hidden, value_width) / math.sqrt(hidden))
         self.w2 = nn.Parameter(torch.randn(1, value_width, hidden) / math.sqrt(value_width))
+        self.answer_norm = RMSNorm(value_width, fast_weights.NORM_EPS**2)
         self.log_steps = nn.Parameter(torch.full((3,), math.log(_FIRST_STEP)))
         self.reduce: Callable[[Tensor], Tensor] | None = None
         """Sums a batch's gradient over processes when its points are spread over several."""
@@ -55,7 +56,7 @@ class SwiGluMemory(PlaceMemory):
         return MemoryState({name: w.repeat(streams, 1, 1) for name, w in first._asdict().items()})
 
     def read(self, state: MemoryState, places: Tensor) -> tuple[Tensor, Tensor]:
-        answer = fast_weights.read(self._weights(state), self._keys(places))
+        answer = self.answer_norm(fast_weights.read(self._weights(state), self._keys(places)))
         return answer, answer.new_zeros(answer.shape[:-1])
 
     def write(

@@ -51,7 +51,7 @@ RESIDUAL_CHANNELS = {
 }
 """What the pixel head emits, in this order."""
 _PIXEL_INPUT = 8
-_RAY_CHANNELS = 2 + ANSWER_CHANNELS + 2
+_RAY_CHANNELS = 2 + ANSWER_CHANNELS + 3
 _FIRST_SHARPNESS = 12.0
 _LOGIT_EPS = 1e-4
 
@@ -119,7 +119,7 @@ class CompactNetwork(nn.Module):
         self.prior_planes = _zeroed(nn.Conv2d(width, planes, 1))
         self.ray_1 = nn.Conv1d(_RAY_CHANNELS, config.ray_width, 5, padding=2)
         self.ray_2 = nn.Conv1d(config.ray_width, config.ray_width // 2, 5, padding=2)
-        self.ray_3 = _zeroed(nn.Conv1d(config.ray_width // 2, 1, 1))
+        self.ray_3 = _zeroed(nn.Conv1d(config.ray_width // 2, 1, 1, bias=False))
         self.from_ray = linear(config.ray_width // 2 * planes, cell)
         self.merge = nn.Conv2d(width + cell, width, 3, padding=1)
         kind = Block if config.memory == "tokens" else _Mixer
@@ -310,17 +310,24 @@ class CompactNetwork(nn.Module):
         columns: int,
     ) -> Tensor:
         """(B*V*N, ray_width/2, D): every token's ray, decoded."""
-        planes, side = self.config.planes, PATCH
+        planes = self.config.planes
         shape = (cost.shape[0] * cost.shape[1] * cost.shape[2], -1, planes)
-        in_prior = plane_histogram(views.log_depth, views.confidence, views.log_range, planes, side)
-        in_map = plane_histogram(
-            views.map_log_depth, views.map_there, views.log_range, planes, side
+        # Both the sure part of the prior and all of it: where nothing was matched, what it filled
+        # in from around is the best guess there is.
+        sure, all_of_it, in_map = (
+            plane_histogram(depth, weight, views.log_range, planes, PATCH)
+            for depth, weight in (
+                (views.log_depth, views.confidence),
+                (views.log_depth, torch.ones_like(views.confidence)),
+                (views.map_log_depth, views.map_there),
+            )
         )
-        channels = torch.stack((cost, prior_logits.softmax(-1), in_prior, in_map), dim=-2)
+        likely = prior_logits.softmax(-1)
+        channels = torch.stack((cost, likely, sure, all_of_it, in_map), dim=-2)
         if self.memory is None:
             answer = channels.new_zeros(shape[0], ANSWER_CHANNELS, planes)
         else:
-            centres = patch_centres(rows, columns, side, views.fxfycxcy)
+            centres = patch_centres(rows, columns, PATCH, views.fxfycxcy)
             centres = centres.expand(*views.fxfycxcy.shape[:2], -1, -1)
             origins, directions = pixel_rays(views.fxfycxcy, views.c2w, centres)
             answer = self.reader(
@@ -386,14 +393,13 @@ class CompactNetwork(nn.Module):
         self, tokens: Tensor, log_depth: Tensor, confidence: Tensor, memory: MemoryState
     ) -> WriteRecord:
         """The surest pixel of each token, and what the token saw."""
-        side = PATCH
-        depth, trust = (patches(t.detach(), side) for t in (log_depth, confidence))
+        depth, trust = (patches(t.detach(), PATCH) for t in (log_depth, confidence))
         best, place = trust.max(dim=-1)  # (B, V, N)
         surest = depth.gather(-1, place[..., None]).squeeze(-1)
-        columns = log_depth.shape[-1] // side
+        columns = log_depth.shape[-1] // PATCH
         token = torch.arange(place.shape[-1], device=place.device)
-        x = (token % columns) * side + place % side
-        y = (token // columns) * side + place // side
+        x = (token % columns) * PATCH + place % PATCH
+        y = (token // columns) * PATCH + place // PATCH
         pixels = torch.stack((x, y), dim=-1).to(log_depth.dtype) + 0.5
         written = int(memory["written"].max())
         return self.writer.describe(tokens, best, surest, pixels, written)

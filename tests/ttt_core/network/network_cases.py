@@ -37,7 +37,7 @@ def build(memory: str, *, acting: float = 0.0, seed: int = 0) -> CompactNetwork:
     generator = seeded(seed)
     for name in ZEROED if acting else ():
         layer = getattr(network, name)
-        for parameter in (layer.weight, layer.bias):
+        for parameter in layer.parameters():
             parameter.copy_(acting * torch.randn(parameter.shape, generator=generator))
     return network
 
