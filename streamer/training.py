@@ -96,7 +96,7 @@ def train(
                 out / CHECKPOINT,
                 tensors,
                 config={"network": settings["model"], "prior": settings["prior"]},
-                record={name: value for name, value in record.items() if name != "config"},
+                record=public_record(record),
                 figures=record["evaluation"],
                 dtype=config.loop.export,
             )
@@ -123,6 +123,20 @@ def train(
         parameters = sum(p.numel() for p in network.parameters())
         say(f"training {parameters / 1e6:.2f} M parameters on {ranks.device}, {seconds:g} s")
         return trainer.run(seconds, resume=resume)
+
+
+def public_record(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What a checkpoint says of its training: without the folders of the machine."""
+
+    def public(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            kept = {name: public(v) for name, v in value.items() if name != "cache"}
+            if "folders" in kept:
+                kept["folders"] = [Path(folder).name for folder in kept["folders"]]
+            return kept
+        return [public(v) for v in value] if isinstance(value, list | tuple) else value
+
+    return {name: public(value) for name, value in record.items() if name != "config"}
 
 
 def figures_of(

@@ -11,7 +11,7 @@ import yaml
 
 from streamer.cli import dispatch
 from streamer.config import ConfigError
-from streamer.training import CHECKPOINT, train
+from streamer.training import CHECKPOINT, public_record, train
 from streamer.training_config import DataConfig, EvaluationConfig, load_train_config, train_config
 from ttt_core.compact_checkpoint import load_compact
 from ttt_core.errors import RunStateError
@@ -221,3 +221,20 @@ def test_the_examples_are_settings_that_training_knows(name: str) -> None:
     examples = Path(__file__).resolve().parents[2] / "examples" / "training"
     config = load_train_config(examples / f"{name}.yaml")
     assert bool(config.stages[0].data.captures.folders) == (name == "captures")
+
+
+def test_a_checkpoint_does_not_tell_of_the_folders_of_its_machine() -> None:
+    record = {
+        "step": 3,
+        "config": {"model": {}},
+        "settings": {
+            "stages": [
+                {"data": {"cache": "/home/ann/streams", "captures": {"folders": ["/data/attic"]}}}
+            ]
+        },
+    }
+    public = public_record(record)
+    assert public == {
+        "step": 3,
+        "settings": {"stages": [{"data": {"captures": {"folders": ["attic"]}}}]},
+    }
