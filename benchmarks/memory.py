@@ -56,6 +56,7 @@ RUNS = (
 )
 SHOWN = (1, 2, 4, 8, 16)
 _RATE, _WARM_UP, _DECAY = 1.5e-3, 30, 0.4
+_PARTS = tuple(StreamErrors.__dataclass_fields__)
 
 
 @dataclass(kw_only=True)
@@ -203,7 +204,7 @@ def train(options: Train) -> None:
             **{
                 f"{condition}/{part}": getattr(found, part).astype(np.float16)
                 for condition, found in errors.items()
-                for part in StreamErrors.__dataclass_fields__
+                for part in _PARTS
             },
         )
         (options.out / f"{name}.json").write_text(
@@ -235,7 +236,8 @@ def _based(options: Train, supply: Supply, memory: str, seed: int) -> CompactNet
         start = {_with_fast_weights(name): tensor for name, tensor in start.items()}
     missing, unknown = network.load_state_dict(start, strict=False)
     assert not unknown, unknown
-    fresh = ("memory.", "reader.", "writer.") if memory != "tokens" else ("blocks.",)
+    of_volume = ("memory.", "reader.", "writer.", "color_of_value.")
+    fresh = ("blocks.",) if memory == "tokens" else of_volume
     assert all(name.startswith(fresh) for name in missing), missing
     return network
 
@@ -249,10 +251,11 @@ def _errors(out: Path, name: str) -> dict[str, StreamErrors]:
     with np.load(out / f"{name}.npz") as stored:
         arrays = {key: stored[key] for key in stored.files}
     conditions = {key.rpartition("/")[0] for key in arrays}
-    parts = StreamErrors.__dataclass_fields__
-    return {
-        c: StreamErrors(*(arrays[f"{c}/{p}"].astype(np.float32) for p in parts)) for c in conditions
-    }
+    return {c: StreamErrors(*(_read(arrays, c, p) for p in _PARTS)) for c in conditions}
+
+
+def _read(arrays: Mapping[str, Any], condition: str, part: str) -> Any:
+    return arrays[f"{condition}/{part}"].astype(np.bool_ if part == "seen" else np.float32)
 
 
 def paired(a: NDArray[np.float32], b: NDArray[np.float32]) -> dict[str, float]:

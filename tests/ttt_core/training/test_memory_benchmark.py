@@ -1,0 +1,71 @@
+"""`benchmarks/memory.py` from caches to the table, as small as it goes."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from sequence_cases import sequence
+
+from ttt_core.training.evaluate import StreamErrors
+from ttt_core.training.samples import save_sequence
+
+_SCRIPT = Path(__file__).parents[3] / "benchmarks" / "memory.py"
+
+
+@pytest.fixture(scope="module")
+def benchmark() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("memory_benchmark", _SCRIPT)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_forms_are_based_trained_measured_and_reported(
+    benchmark: ModuleType, tmp_path: Path
+) -> None:
+    for number in range(2):
+        save_sequence(sequence(number, batches=8, alone=True), tmp_path / f"{number}.safetensors")
+    runs = ("none:0", "ridge:0")
+    out = tmp_path / "out"
+    options = benchmark.Train(
+        train=tmp_path,
+        validation=tmp_path,
+        out=out,
+        only=runs,
+        base_steps=1,
+        steps=1,
+        streams=1,
+        sequences=2,
+        scenes=2,
+        long_scenes=1,
+    )
+    benchmark.train(options)
+    for memory in ("swiglu", "tokens"):
+        benchmark._based(options, benchmark.Supply(tmp_path, 2), memory, 0)
+    benchmark.report(benchmark.Report(out=out, json=tmp_path / "table.json"))
+    table = json.loads((tmp_path / "table.json").read_text())
+    assert set(table["runs"]) == set(runs)
+    for run in table["runs"].values():
+        assert set(benchmark.CONDITIONS) <= set(run["conditions"])
+    assert table["runs"]["ridge:0"]["facts"]["cost"]["steps"] == 1
+    pairs = {row["pair"] for row in table["paired"]}
+    assert {"ridge:0 - none:0", "ridge:0 carried - reset"} <= pairs
+
+
+def test_unseen_places_are_those_that_no_earlier_batch_saw(benchmark: ModuleType) -> None:
+    shape = (2, 3, 4)
+    error = np.full(shape, 0.1, np.float32)
+    seen = np.ones(shape, np.bool_)
+    error[:, 1:, 0], seen[:, 1:, 0] = 0.4, False
+    error[:, 0], seen[:, 0] = 9.0, False  # the first batch has nothing before it
+    error[0, 1, 0] = np.nan  # unknown truth counts for nothing
+    row = benchmark._row(StreamErrors(error, error, error, error, seen))
+    assert row["unseen_mean"] == pytest.approx(0.4)
