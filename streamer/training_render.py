@@ -172,6 +172,11 @@ class PictureLoss:
 
     def __call__(self, step: StreamStep, output: NetworkOutput, rng: torch.Generator) -> Tensor:
         """Mean over the streams; 0 where a batch has a single view."""
+        # bfloat16 would put splats pixels away from where they are
+        with torch.autocast(output.log_depth.device.type, enabled=False):
+            return self._loss(step, output, rng)
+
+    def _loss(self, step: StreamStep, output: NetworkOutput, rng: torch.Generator) -> Tensor:
         views = step.views
         streams, count = views.image.shape[:2]
         total = output.log_depth.new_zeros(())

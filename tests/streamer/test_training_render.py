@@ -155,6 +155,9 @@ def test_the_picture_loss_reaches_the_network() -> None:
     loss = PictureLoss()(step, output, torch.Generator().manual_seed(0))
     again = PictureLoss()(step, output, torch.Generator().manual_seed(0))
     assert 0 < loss.item() < 1 and loss.item() == again.item()
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = PictureLoss()(step, output, torch.Generator().manual_seed(0))
+    assert mixed.item() == loss.item()  # splats are laid out in float32 in mixed precision too
     loss.backward()
     assert network.pixel_out.weight.grad is not None
     assert bool(network.pixel_out.weight.grad.any())
