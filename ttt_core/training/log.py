@@ -20,7 +20,10 @@ class RunLog:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        before = self.path.read_bytes() if self.path.exists() else b""
         self._file = self.path.open("a", encoding="utf-8", buffering=1)
+        if before and not before.endswith(b"\n"):
+            self._file.write("\n")  # a last line that was cut stays by itself
 
     def write(self, kind: str, **fields: Any) -> None:
         """One line."""

@@ -247,7 +247,8 @@ class Trainer(Generic[Item, Batch]):
                 schedule.decays(elapsed) and not trunk_kept,
             ]
         )
-        self._asked_to_stop = wishes > 0
+        # a signal that came since the processes were asked must not be forgotten
+        self._asked_to_stop = self._asked_to_stop or wishes > 0
         return _Plan(int(plan[0]), plan[1], *(value > 0 for value in plan[2:]))
 
     def _enter(self, stage: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterable
 from pathlib import Path
 
 import cv2
@@ -13,8 +14,9 @@ from regression import Clock, Inputs, collate, loss_of, trainer
 from torch import Tensor
 
 from ttt_core.errors import ConfigError, RunStateError, TrainingError
-from ttt_core.training.log import read_log
+from ttt_core.training.log import RunLog, read_log
 from ttt_core.training.optimizer import OptimizerConfig
+from ttt_core.training.parallel import Ranks
 from ttt_core.training.run_state import load_run_state, read_facts
 from ttt_core.training.schedule import ScheduleConfig
 from ttt_core.training.trainer import Stage, TrainerConfig
@@ -97,6 +99,21 @@ def test_the_state_is_saved_at_nine_tenths(tmp_path: Path) -> None:
     assert exported[-1]["config"] == {"problem": "teacher"}
 
 
+class _SignalledRanks(Ranks):
+    """SIGTERM comes while the processes agree on what to do next."""
+
+    def decided(self, values: Iterable[float]) -> list[float]:
+        given = list(values)
+        if given[2] == 0 and given[1] == 1.0:  # not ending, and warmed up
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().decided(given)
+
+
+def test_a_signal_between_asking_and_deciding_is_not_forgotten(tmp_path: Path) -> None:
+    outcome = trainer(tmp_path, [], ranks=_SignalledRanks()).run(60)
+    assert outcome.interrupted and outcome.step == 6
+
+
 def test_stages_follow_each_other_and_survive_a_resume(tmp_path: Path) -> None:
     def run(folder: str, seconds: list[float]) -> list[int]:
         sizes: list[int] = []
@@ -168,6 +185,14 @@ def test_gradients_that_are_not_finite_are_skipped_then_end_the_run(tmp_path: Pa
     lines = [line for line in read_log(tmp_path / "log.jsonl") if line["kind"] == "step"]
     assert [line["skipped"] for line in lines[:7]] == [False] * 5 + [True] * 2
     assert all(bool(torch.isfinite(p).all()) for p in made.learner.model.parameters())
+
+
+def test_a_line_that_was_cut_does_not_take_the_next_one_along(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"kind": "step", "step": 1}\n{"kind": "step", "st')
+    with RunLog(path) as log:
+        log.write("resume", step=1)
+    assert [line["kind"] for line in read_log(path)] == ["step", "resume"]
 
 
 def test_unusable_settings_are_named() -> None:
