@@ -12,7 +12,8 @@ import torch
 from ttt_core.checkpoint_files import CheckpointKind, recognise
 from ttt_core.checkpoints import check_coverage
 from ttt_core.compact_checkpoint import load_compact
-from ttt_core.errors import CheckpointError, ConfigError
+from ttt_core.errors import CheckpointError
+from ttt_core.matching import PriorConfig
 from ttt_core.network import NetworkConfig
 from ttt_core.official import load_official
 from ttt_core.stream_model import StreamModel
@@ -21,6 +22,7 @@ from ttt_core.streaming import StreamingConfig, StreamingModel
 PACKAGED = Path(__file__).parent / "weights" / "compact.safetensors"
 """The checkpoint that is shipped."""
 NO_WEIGHTS = "none"
+_KEPT = ("kept_views", "recent_views")
 
 _log = logging.getLogger(__name__)
 
@@ -65,8 +67,12 @@ def compact_model(path: str | Path | None, device: str | torch.device = "cpu") -
 
 def _streaming_config(config: Mapping[str, Any], path: str | Path) -> StreamingConfig:
     try:
-        return StreamingConfig(network=NetworkConfig(**config["network"]))
-    except (KeyError, TypeError, ConfigError) as error:
+        # the network meets the prior and the choice of kept views that it was trained on
+        prior = dict(config.get("prior", {}))
+        kept = {name: prior.pop(name) for name in _KEPT if name in prior}
+        network = NetworkConfig(**config["network"])
+        return StreamingConfig(network=network, prior=PriorConfig(**prior), **kept)
+    except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"checkpoint {path} was made for another network ({error}): use the program that it "
             "was written with, or train anew"

@@ -20,7 +20,7 @@ from ttt_core import (
     ViewBatch,
     default_model,
 )
-from ttt_core.matching import MatchingPrior, PosedImage
+from ttt_core.matching import MatchingPrior, PosedImage, PriorConfig
 from ttt_core.network import MEMORIES, NetworkConfig
 from ttt_core.training.export import export_compact
 
@@ -217,7 +217,7 @@ def test_padding_does_not_shift_the_residuals() -> None:
     torch.testing.assert_close(added, expected, rtol=0, atol=1e-5)
 
 
-def test_weights_load_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_weights_load_whole_or_not_at_all_with_the_prior_they_know(tmp_path: Path) -> None:
     acting = with_random_head()
     weights = acting.network.state_dict()
     config = {"network": asdict(acting.config.network)}
@@ -232,6 +232,15 @@ def test_weights_load_whole_or_not_at_all(tmp_path: Path) -> None:
     batch = batches(1)[0]
     (_, ours), (_, theirs) = (m.stream(m.initial_state(), batch) for m in (acting, loaded))
     assert torch.equal(ours.depth, theirs.depth)
+    assert loaded.config.prior == PriorConfig()
+    config["prior"] = {"planes": 32, "sources": 2, "kept_views": 6, "recent_views": 3}
+    told = default_model(write("prior.safetensors", weights)).config
+    assert (told.prior.planes, told.prior.sources) == (32, 2)
+    assert (told.kept_views, told.recent_views) == (6, 3)
+    config["prior"] = {"planes": 1}
+    with pytest.raises(CheckpointError, match="planes is 1"):
+        default_model(write("other.safetensors", weights))
+    config.pop("prior")
     partial = dict(list(weights.items())[1:])
     with pytest.raises(CheckpointError, match="1 missing"):
         default_model(write("partial.safetensors", partial))
