@@ -6,7 +6,8 @@
 
 `scenes` measures all pixels of the streams of a cache (made by `python -m
 ttt_core.training.generate` from a split that was not trained on). `depth` streams every n-th frame
-of a capture and compares with its depth sensor, which nothing else sees. `map` feeds frames through
+of a capture and compares with its depth sensor, which nothing else sees; no rendered map is handed
+in. `map` feeds frames through
 the daemon's engine, every eighth held out, first without any refinement, then with ten seconds of
 it; without captures it makes scenes of the kept-out split.
 """
@@ -88,6 +89,8 @@ def model_of(name: str, weights: Path | None) -> StreamingModel:
     model = default_model("none" if name == "none" else weights)
     if not isinstance(model, StreamingModel):
         raise SystemExit(f"{weights}: not a compact checkpoint, so it has no prior to beat")
+    if name == "packaged" and not model.trained:
+        raise SystemExit("there is no trained checkpoint: give one with --weights")
     return model
 
 

@@ -83,38 +83,47 @@ class Points:
         self.colors.append(views.image[..., 1::2, 1::2].flatten(3).mT[sure])
 
     def seen(self, step: StreamStep) -> tuple[Tensor, Tensor]:
-        """Nearest depth (V, N) of tokens, NaN where there are no points, and colours (V, N, 3)."""
+        """Depth (V, N) of tokens, NaN where points fill less than half, and colours (V, N, 3).
+
+        A z-buffer of pixels, every point two pixels wide as they are that far apart; then the
+        median of each token, as in the truth that it is compared with.
+        """
         places, colors = torch.cat(self.places), torch.cat(self.colors)
         height, width = step.known.shape[-2:]
-        rows, columns = height // PATCH, width // PATCH
         depths, shown = [], []
         for c2w, camera in zip(step.views.c2w[0], step.views.fxfycxcy[0]):
             local = (places - c2w[:3, 3]) @ c2w[:3, :3]
             z = local[:, 2]
-            pixel = local[:, :2] / z.clamp_min(1e-3)[:, None] * camera[:2] + camera[2:]
-            token = (pixel / PATCH).floor().long()
-            inside = (z > 0.02) & (token >= 0).all(-1)
-            inside &= (token[:, 0] < columns) & (token[:, 1] < rows)
-            index = (token[:, 1] * columns + token[:, 0])[inside]
-            z, color = z[inside], colors[inside]
-            nearest = torch.full((rows * columns,), math.inf)
-            nearest.scatter_reduce_(0, index, z, "amin")
-            # the nearest surface: what lies within 5 % behind the nearest point
-            front = z < 1.05 * nearest[index]
-            index, z, color = index[front], z[front], color[front]
-            count = torch.zeros(rows * columns).index_add_(0, index, torch.ones_like(z))
-            mean = torch.zeros(rows * columns).index_add_(0, index, z) / count
-            tone = torch.zeros(rows * columns, 3).index_add_(0, index, color)
-            depths.append(mean)
-            shown.append(tone / count[:, None])
+            corner = local[:, :2] / z.clamp_min(1e-3)[:, None] * camera[:2] + camera[2:] - 0.5
+            buffer = torch.full((height * width,), math.inf)
+            picture = torch.zeros(height * width, 3)
+            # far ones first, so that what is nearer is written over it
+            order = z.argsort(descending=True)
+            order = order[z[order] > 0.02]
+            for dx, dy in ((0, 0), (1, 0), (0, 1), (1, 1)):
+                x, y = corner[order].floor().long().unbind(-1)
+                x, y = x + dx, y + dy
+                inside = (x >= 0) & (y >= 0) & (x < width) & (y < height)
+                index, points = (y * width + x)[inside], order[inside]
+                nearer = z[points] < buffer[index]
+                index, points = index[nearer], points[nearer]
+                buffer[index], picture[index] = z[points], colors[points]
+            filled = buffer.isfinite().view(1, 1, height, width)
+            log_depth = buffer.log().view(1, 1, height, width)
+            depth, enough = token_depth(torch.where(filled, log_depth, 0.0), filled, PATCH)
+            depths.append(torch.where(enough, depth.exp(), torch.nan)[0, 0])
+            painted = (picture.view(height, width, 3) * filled[0, 0, ..., None]).movedim(-1, 0)
+            share = F.avg_pool2d(filled[0].float(), PATCH)
+            tone = F.avg_pool2d(painted, PATCH) / share.clamp_min(1e-6)
+            shown.append(tone.flatten(1).mT)
         return torch.stack(depths), torch.stack(shown)
 
 
 @torch.no_grad()
 def views(options: Views) -> dict[str, Any]:
     model = default_model(options.weights)
-    if not isinstance(model, StreamingModel) or model.network.memory is None:
-        raise SystemExit("the checkpoint has no memory that can be asked by pose")
+    if not isinstance(model, StreamingModel) or model.network.memory is None or not model.trained:
+        raise SystemExit("there is no trained checkpoint whose memory can be asked by pose")
     rows: dict[str, dict[str, list[Tensor]]] = {}
     for number in range(options.scenes):
         _walk(model.network, options, options.first_seed + number, rows)
@@ -212,7 +221,7 @@ def recall(options: Recall) -> dict[str, Any]:
 
 
 def _recalled(memory: PlaceMemory, points: int, ages: tuple[int, ...]) -> dict[int, float]:
-    """A smooth random field, one part of a room five units wide a batch, read back where written."""
+    """A smooth random field in a room five units wide, a part a batch, read back where written."""
     width = memory.value_width
     field = torch.randn(3, 64) * 2.0
     mix = torch.randn(64, width)

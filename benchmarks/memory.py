@@ -7,10 +7,13 @@
 sequences (and "none" once more for the CPU time that the ridge took), and measures depth errors on
 validation streams under four conditions: what the prior is given (the present batch only, or
 earlier key frames as further sweep sources) and whether the network is given the map of earlier
-points. Runs that are done are not repeated, so that several commands can share the work. `report`
-makes the table: pooled medians and means by batch, and paired differences over scenes with their
-standard errors. Caches are made by `python -m ttt_core.training.generate`; the specifications that
-the committed results were made from are in `benchmarks/memory_*.yaml`.
+points. (With earlier key frames the prior also takes its depth ranges from that map, as in the
+daemon; the network sees nothing of it unless the condition says so.) Half of the streams have pose
+noise; the table has both halves together and apart. Runs that are done are not repeated, so that
+several commands can share the work. `report` makes the table: pooled medians and means by batch,
+and paired differences over scenes with their standard errors. Caches are made by `python -m
+ttt_core.training.generate`; the specifications that the committed results were made from are in
+`benchmarks/memory_*.yaml`.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ from safetensors.torch import load_file, save_file
 
 from streamer.hardware import hardware
 from ttt_core.network import CompactNetwork, NetworkConfig
+from ttt_core.training.build import StreamSpec, has_pose_noise
 from ttt_core.training.collate import Draw, collate
 from ttt_core.training.evaluate import StreamErrors, stream_errors
 from ttt_core.training.learner import Learner
@@ -269,13 +273,19 @@ def paired(a: NDArray[np.float32], b: NDArray[np.float32]) -> dict[str, float]:
 def report(options: Report) -> None:
     done = [name for name in RUNS if (options.out / f"{name}.npz").exists()]
     found = {name: _errors(options.out, name) for name in done}
+    scenes = len(found[done[0]]["alone"].network)
+    noisy = np.array([has_pose_noise(StreamSpec(), index) for index in range(scenes)])
     table: dict[str, Any] = {}
     for name, by_condition in found.items():
         facts = json.loads((options.out / f"{name}.json").read_text())
         rows = {c: _row(errors) for c, errors in by_condition.items()}
+        for condition, errors in by_condition.items():
+            here = noisy[: len(errors.network)]
+            rows[condition]["median_exact_poses"] = float(np.nanmedian(errors.network[~here]))
+            rows[condition]["median_noisy_poses"] = float(np.nanmedian(errors.network[here]))
         table[name] = {"facts": facts, "conditions": dict(sorted(rows.items()))}
     prior = {c: _row(e, prior=True) for c, e in found[done[0]].items() if "reset" not in c}
-    comparisons = _comparisons(found)
+    comparisons = _comparisons(found, noisy)
     result = {
         "hardware": hardware(),
         "prior": prior,
@@ -302,7 +312,9 @@ def _row(errors: StreamErrors, *, prior: bool = False) -> dict[str, Any]:
     }
 
 
-def _comparisons(found: Mapping[str, Mapping[str, StreamErrors]]) -> list[dict[str, Any]]:
+def _comparisons(
+    found: Mapping[str, Mapping[str, StreamErrors]], noisy: NDArray[np.bool_]
+) -> list[dict[str, Any]]:
     pairs = [
         *((f"{form}:{seed}", f"none:{seed}") for seed in (0, 1) for form in ("ridge", "swiglu")),
         ("tokens:0", "none:0"),
@@ -315,12 +327,19 @@ def _comparisons(found: Mapping[str, Mapping[str, StreamErrors]]) -> list[dict[s
         for condition in CONDITIONS:
             one, other = found[a][condition], found[b][condition]
             rows += _by_batch(f"{a} - {b}", condition, one, other)
+            for poses, here in (("exact poses", ~noisy), ("noisy poses", noisy)):
+                part = (_scenes(errors, here) for errors in (one, other))
+                rows += _by_batch(f"{a} - {b}, {poses}", condition, *part)
     for name, by_condition in found.items():
         for condition in ("alone", "both"):
             if f"{condition}, reset" in by_condition:
                 one, other = by_condition[condition], by_condition[f"{condition}, reset"]
                 rows += _by_batch(f"{name} carried - reset", condition, one, other)
     return rows
+
+
+def _scenes(errors: StreamErrors, chosen: NDArray[np.bool_]) -> StreamErrors:
+    return StreamErrors(*(getattr(errors, part)[chosen] for part in _PARTS))
 
 
 def _by_batch(

@@ -24,6 +24,7 @@ _HALF = torch.finfo(torch.float16)
 # Units that float16 depths can be stored in: a thousand times less or more keeps its digits.
 _LEAST_UNIT, _GREATEST_UNIT = 0.1, 65.0
 _ENOUGH_DEPTH = 0.01
+_NOISE_DRAWS = 0x905E  # tells the draws of pose noise from others of the same seed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,8 +195,14 @@ def _told_poses(
         batch = _view_batch(posed, image, c2w, 0, spec)
         unit = _unit(batch.c2w, prior.predict(posed_images(batch)))
     return torch.from_numpy(
-        spec.noise.disturb(c2w.numpy(), unit, np.random.default_rng([seed, 0x905E]))
+        spec.noise.disturb(c2w.numpy(), unit, np.random.default_rng([seed, _NOISE_DRAWS]))
     )
+
+
+def has_pose_noise(spec: StreamSpec, seed: int) -> bool:
+    """Whether `build_sequence` told the model noisy poses for this seed."""
+    rng = np.random.default_rng([seed, _NOISE_DRAWS])
+    return spec.noise.any and bool(rng.random() < spec.noise.share)
 
 
 def _view_batch(
