@@ -53,11 +53,7 @@ def diagnose() -> list[Finding]:
             "sessions", default_session_dir(), "sessions are kept there; --session-dir moves it"
         ),
         *_ports(),
-        Finding(
-            "weights",
-            "off",
-            "no trained checkpoint is packaged yet: the map comes from the matching prior",
-        ),
+        _weights(),
     ]
 
 
@@ -138,6 +134,35 @@ def _opencv() -> Finding:
         "on slim images libGL is missing: apt-get install libgl1 libglib2.0-0, or put "
         "opencv-python-headless in the place of opencv-python",
     )
+
+
+def _weights() -> Finding:
+    remedy = "reinstall splatstream, or give --weights FILE, or --weights none"
+
+    def check() -> str:
+        from ttt_core.compact_checkpoint import load_compact
+        from ttt_core.default_model import PACKAGED, compact_model
+
+        compact_model(PACKAGED)  # refuses what does not fit the network
+        about = load_compact(PACKAGED)[2]
+        record = about["training"]
+        return (
+            f"{PACKAGED.name}, {about['licence']}: {record['step']} steps on {record['samples']} "
+            f"streams in {record['seconds']:.0f} s, on {record['hardware']}"
+        )
+
+    try:
+        from ttt_core.default_model import PACKAGED
+    except ImportError:
+        return Finding("weights", "off", "ttt_core does not import")
+    if not PACKAGED.exists():
+        return Finding(
+            "weights",
+            "off",
+            "no checkpoint is packaged: without --weights FILE the map comes from the matching "
+            "prior alone",
+        )
+    return _try("weights", check, remedy)
 
 
 def _package(module: str, distribution: str, what_for: str) -> Finding:

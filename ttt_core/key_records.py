@@ -16,7 +16,7 @@ _PARTS = tuple(field.name for field in fields(WriteRecord))
 
 @dataclass(frozen=True, slots=True, eq=False)
 class KeyRecord:
-    """One key frame's contribution: bytes a token, a few ten kB a view."""
+    """One key frame's contribution: 160 bytes a token, 96 kB for a view of 240x160."""
 
     key: int
     written: int

@@ -98,7 +98,9 @@ def test_doctor_reports_this_machine() -> None:
     works = torch.cuda.is_available()
     assert lines["cuda"].startswith("ok" if works else "off")
     assert lines["gsplat"].startswith("ok" if works else "off")
-    assert "no trained checkpoint is packaged yet" in lines["weights"]
+    from ttt_core.default_model import PACKAGED
+
+    assert lines["weights"].startswith("ok" if PACKAGED.exists() else "off"), lines["weights"]
     assert f"{torch.__version__}" in lines["torch"]
 
 
