@@ -66,7 +66,7 @@ def stream_errors(
     *,
     reset: bool = False,
     stride: int = 3,
-    together: int = 8,
+    together: int = 2,
     device: str | torch.device = "cpu",
 ) -> StreamErrors:
     """Run streams as the product would, and measure every `stride`-th pixel in both directions.
@@ -74,7 +74,7 @@ def stream_errors(
     Args:
         draw: what the network is given; its probabilities should be 0 or 1 here.
         reset: forget everything before every batch.
-        together: streams that are run side by side.
+        together: streams that are run side by side; many spill out of a processor's caches.
     """
     parts = []
     for start in range(0, len(sequences), together):
