@@ -2,7 +2,8 @@
 
 from ttt_core.network.config import MEMORIES, PATCH, NetworkConfig
 from ttt_core.network.inputs import NetworkInput
-from ttt_core.network.network import CompactNetwork, Imagined, NetworkOutput
+from ttt_core.network.network import CompactNetwork
+from ttt_core.network.outputs import Imagined, NetworkOutput
 from ttt_core.network.volume import WriteRecord
 
 __all__ = [

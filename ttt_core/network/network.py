@@ -10,15 +10,13 @@ Shape suffixes: B streams, V views, N tokens of a view, D planes.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ttt_core.blocks import Block, Mlp, PreNorm, ViewAttention, linear
-from ttt_core.config import ReconstructorConfig
+from ttt_core.blocks import Block, linear
 from ttt_core.matching import CELL
 from ttt_core.memory import MemoryState, PlaceMemory, RidgeMemory, SwiGluMemory
 from ttt_core.network.config import PATCH, NetworkConfig
@@ -29,6 +27,8 @@ from ttt_core.network.inputs import (
     pixel_rays,
     plane_histogram,
 )
+from ttt_core.network.mixer import Mixer
+from ttt_core.network.outputs import RESIDUAL_CHANNELS, Imagined, NetworkOutput, Seen
 from ttt_core.network.tokens import (
     CELL_INPUT,
     cell_input,
@@ -40,69 +40,10 @@ from ttt_core.network.tokens import (
 from ttt_core.network.volume import ANSWER_CHANNELS, VolumeReader, VolumeWriter, WriteRecord
 from ttt_core.state import ReconstructorState
 
-RESIDUAL_CHANNELS = {
-    "blend": 1,
-    "log_depth": 1,
-    "confidence_logit": 1,
-    "color": 3,
-    "log_scale": 3,
-    "opacity_logit": 1,
-    "rotation": 3,
-}
-"""What the pixel head emits, in this order."""
 _PIXEL_INPUT = 8
 _RAY_CHANNELS = 2 + ANSWER_CHANNELS + 3
 _FIRST_SHARPNESS = 12.0
 _LOGIT_EPS = 1e-4
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class NetworkOutput:
-    """What the network says of a batch. Depths are logarithms in sub-map units."""
-
-    log_depth: Tensor  # (B, V, H, W), corrected
-    confidence: Tensor  # (B, V, H, W), corrected
-    confidence_logit: Tensor  # (B, V, H, W), its logit
-    residuals: dict[str, Tensor]  # by the names of RESIDUAL_CHANNELS, (B, V, channels, H, W)
-    plane_logits: Tensor  # (B, V, N, D)
-    prior_logits: Tensor  # (B, V, N, D), before the decoder along the ray
-    token_log_depth: Tensor  # (B, V, N)
-    token_confidence: Tensor  # (B, V, N)
-    record: WriteRecord | None  # what was written; None if nothing was, or the memory has no record
-
-
-class _Seen(NamedTuple):
-    """What is known of tokens before anything is decided about pixels."""
-
-    tokens: Tensor  # (B, V, N, width)
-    cells: Tensor  # (B*V, cell_width, H/CELL, W/CELL)
-    mixed: Tensor  # (B*V, width, rows, columns)
-    prior_logits: Tensor  # (B, V, N, D)
-    logits: Tensor  # (B, V, N, D)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Imagined:
-    """What the memory alone says of a camera: tokens of a view that has no picture."""
-
-    plane_logits: Tensor  # (B, V, N, D)
-    log_depth: Tensor  # (B, V, N), sub-map units
-    confidence: Tensor  # (B, V, N), 0..1
-    color: Tensor  # (B, V, N, 3), 0..1, exposed as what was written
-
-
-class _Mixer(nn.Module):
-    """A block without fast weights: attention inside each view, then MLP."""
-
-    def __init__(self, config: ReconstructorConfig) -> None:
-        super().__init__()
-        parts = (ViewAttention(config), Mlp(config))
-        self.parts = nn.ModuleList(PreNorm(config.width, part) for part in parts)
-
-    def forward(self, x: Tensor, views: int) -> Tensor:
-        attention, mlp = cast(Any, tuple(self.parts))
-        x = x + attention.f(attention.ln(x), views)
-        return x + mlp.f(mlp.ln(x))
 
 
 class CompactNetwork(nn.Module):
@@ -122,7 +63,7 @@ class CompactNetwork(nn.Module):
         self.ray_3 = _zeroed(nn.Conv1d(config.ray_width // 2, 1, 1, bias=False))
         self.from_ray = linear(config.ray_width // 2 * planes, cell)
         self.merge = nn.Conv2d(width + cell, width, 3, padding=1)
-        kind = Block if config.memory == "tokens" else _Mixer
+        kind = Block if config.memory == "tokens" else Mixer
         self.blocks = nn.ModuleList(kind(config.blocks()) for _ in range(config.layers))
         self.planes = _zeroed(nn.Conv2d(width, planes, 3, padding=1))
         hidden = config.pixel_width
@@ -279,7 +220,7 @@ class CompactNetwork(nn.Module):
 
     def _tokens(
         self, views: NetworkInput, memory: MemoryState, *, write: bool
-    ) -> tuple[_Seen, MemoryState]:
+    ) -> tuple[Seen, MemoryState]:
         """Everything up to the tokens' planes; the memory afterwards differs for "tokens" only."""
         streams, count = views.image.shape[:2]
         rows, columns = (side // PATCH for side in views.image.shape[-2:])
@@ -297,7 +238,7 @@ class CompactNetwork(nn.Module):
         mixed = F.gelu(self.merge(torch.cat((stem, spread), dim=1)))
         mixed, memory = self._mix(mixed, memory, streams, write)
         logits = self.planes(mixed).flatten(2).mT.unflatten(0, (streams, count))
-        return _Seen(tokens, cells, mixed, prior_logits, logits + prior_logits + decoded), memory
+        return Seen(tokens, cells, mixed, prior_logits, logits + prior_logits + decoded), memory
 
     def _along_rays(
         self,
