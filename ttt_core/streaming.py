@@ -273,20 +273,12 @@ class StreamingModel(nn.Module):
         memory = memory.map(lambda t: t.to(self.device))
         out, memory = self.network(views.padded(PATCH), memory, write=write)
         height, width = depth.shape[-2:]
-        # written as differences so that zero residuals return the prior's values bit for bit
+        # a ratio, so that no correction returns the prior's depth bit for bit
         log_ratio = out.log_depth[0, :, :height, :width] - views.log_depth[0]
-        gain = out.confidence[0, :, :height, :width] - confidence
-        if batch.sensor_depth is not None:
-            # measured depth is not the network's to correct
-            measured = batch.sensor_depth.to(self.device) > 0
-            log_ratio, gain = (torch.where(measured, 0.0, t) for t in (log_ratio, gain))
-        if batch.valid is not None:
-            # masked pixels have no say in later views either, whatever the network thinks
-            gain = torch.where(batch.valid.to(self.device), gain, 0.0)
         residuals = {name: r[0, ..., :height, :width] for name, r in out.residuals.items()}
         prediction = Prediction(
             depth=depth * torch.exp(log_ratio),
-            confidence=(confidence + gain).clamp(0, 1),
+            confidence=out.confidence[0, :, :height, :width],
             color=image + residuals["color"],
             log_scale_residual=residuals["log_scale"],
             opacity_logit_residual=residuals["opacity_logit"][:, 0],
@@ -304,9 +296,15 @@ class StreamingModel(nn.Module):
     ) -> NetworkInput:
         """One stream's views; sides are not padded yet."""
         image = batch.image.to(self.device)
+        settled = valid = None
+        if batch.sensor_depth is not None:
+            # measured depth is not the network's to correct
+            measured = batch.sensor_depth.to(self.device)
+            settled = (torch.isfinite(measured) & (measured > 0))[None]
         if batch.valid is not None:
+            valid = batch.valid.to(self.device)[None]
             # grey: nothing to see
-            image = torch.where(batch.valid.to(self.device)[:, None], image, 0.5)
+            image = torch.where(valid[0, :, None], image, 0.5)
         log_scale = math.log(float(frame.scale))
         log_depth = torch.log(depth) - log_scale
         if batch.map_depth is None:
@@ -326,6 +324,8 @@ class StreamingModel(nn.Module):
             log_range=(ranges.log() - log_scale).float().to(self.device)[None],
             fxfycxcy=batch.fxfycxcy.to(self.device)[None],
             c2w=frame.localize(batch.c2w).float().to(self.device)[None],
+            settled=settled,
+            valid=valid,
         )
 
     def _check(self, state: StreamingState) -> None:

@@ -143,6 +143,26 @@ def test_sensor_depth_passes_through_whatever_the_head_says() -> None:
     assert (without.depth[measured] - sensor[measured]).abs().max() > 1e-2
 
 
+def test_what_a_sensor_measured_is_what_the_memory_holds() -> None:
+    model = with_random_head(std=0.3)
+    batch, truth = view_batch(range(2), height=HEIGHT, width=WIDTH)
+    valid = torch.ones(2, HEIGHT, WIDTH, dtype=torch.bool)
+    valid[:, :, :32] = False
+    known = replace(batch, sensor_depth=truth, valid=valid)
+    state, prediction = model.stream(model.initial_state(), known)
+    torch.testing.assert_close(prediction.depth[valid], truth[valid], rtol=1e-6, atol=0)
+    assert state.frame is not None
+    for view, kept in enumerate(state.records):
+        record = kept.record
+        x, y = (record.pixels[0, 0] - 0.5).long().unbind(-1)
+        writes = (record.weights[0, 0] > 0).flatten(1).any(-1)
+        assert torch.equal(writes, x >= 32) and writes.any()
+        depth = record.log_depth[0, 0].exp() * state.frame.scale
+        torch.testing.assert_close(
+            depth[writes].float(), truth[view, y, x][writes], rtol=1e-5, atol=0
+        )
+
+
 def test_rendered_map_reaches_the_network() -> None:
     model = with_random_head()
     batch, truth = view_batch(range(2), height=HEIGHT, width=WIDTH)

@@ -5,7 +5,7 @@ Shape suffixes: B streams, V views, N tokens of a view (row-major), D planes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -31,10 +31,26 @@ class NetworkInput:
     log_range: Tensor  # (B, V, 2), nearest and farthest plane of the prior's sweep
     fxfycxcy: Tensor  # (B, V, 4), pixels
     c2w: Tensor  # (B, V, 4, 4), camera to sub-map
+    settled: Tensor | None = None
+    """(B, V, H, W) bool, where the prior was measured and is not to be corrected; None: nowhere."""
+    valid: Tensor | None = None
+    """(B, V, H, W) bool, False where a pixel says nothing: its confidence stays the prior's and it
+    writes nothing; None: all say something."""
 
     def map(self, function: Callable[[Tensor], Tensor]) -> NetworkInput:
-        """The input with `function` applied to every tensor."""
-        return NetworkInput(*(function(getattr(self, f.name)) for f in fields(self)))
+        """The input with `function`, which must keep bools, applied to every tensor there is."""
+        return NetworkInput(**{name: function(t) for name, t in self.tensors().items()})
+
+    @classmethod
+    def joined(cls, parts: Sequence[NetworkInput]) -> NetworkInput:
+        """Streams side by side; all of the same sizes and with the same optional fields."""
+        there = [part.tensors() for part in parts]
+        return cls(**{name: torch.cat([part[name] for part in there]) for name in there[0]})
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor that there is, by name."""
+        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: tensor for name, tensor in tensors.items() if tensor is not None}
 
     def cropped(self, patch_size: int) -> NetworkInput:
         """Sides cut to whole patches; the first pixel stays where it is."""
@@ -53,12 +69,22 @@ class NetworkInput:
             self.log_range,
             self.fxfycxcy,
             self.c2w,
+            None if self.settled is None else cut(self.settled),
+            None if self.valid is None else cut(self.valid),
         )
 
     def padded(self, patch_size: int) -> NetworkInput:
-        """Sides brought to whole patches by repeating the last row and column."""
+        """Sides brought to whole patches by repeating the last row and column; what that adds is
+        not valid."""
         height, width = self.image.shape[-2:]
         rows, columns = -(-height // patch_size) * patch_size, -(-width // patch_size) * patch_size
+        added = (0, columns - width, 0, rows - height)
+        settled, valid = self.settled, self.valid
+        if any(added):
+            if valid is None:
+                valid = torch.ones_like(self.log_depth, dtype=torch.bool)
+            valid = F.pad(valid, added)
+            settled = None if settled is None else F.pad(settled, added)
         return NetworkInput(
             _fitted(self.image, rows, columns),
             _fitted(self.log_depth, rows, columns),
@@ -69,6 +95,8 @@ class NetworkInput:
             self.log_range,
             self.fxfycxcy,
             self.c2w,
+            settled,
+            valid,
         )
 
 

@@ -10,6 +10,7 @@ Shape suffixes: B streams, V views, N tokens of a view, D planes.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -120,15 +121,22 @@ class CompactNetwork(nn.Module):
         limit = self.config.depth_residual_limit
         shift = limit * torch.tanh(residuals["log_depth"][:, :, 0] / limit)
         target = upsampled(token_log_depth, rows, columns, views.log_depth)
-        log_depth = views.log_depth + (blend * (target - views.log_depth) + shift)
+        correction = blend * (target - views.log_depth) + shift
+        trust = residuals["confidence_logit"][:, :, 0]
+        if views.settled is not None:
+            correction, trust = (torch.where(views.settled, 0.0, t) for t in (correction, trust))
+        if views.valid is not None:
+            # they have no say in later views either, whatever the head thinks
+            trust = torch.where(views.valid, trust, 0.0)
+        log_depth = views.log_depth + correction
         logit = torch.logit(views.confidence, eps=_LOGIT_EPS)
-        changed = logit + residuals["confidence_logit"][:, :, 0]
+        changed = logit + trust
         # written as a difference so that a zero residual returns the prior's value bit for bit
         confidence = views.confidence + (torch.sigmoid(changed) - torch.sigmoid(logit))
 
         record = None
         if write and self.memory is not None:
-            record = self._describe(tokens, log_depth, confidence, memory)
+            record = self._describe(tokens, log_depth, confidence, views.valid, memory)
             memory = self._written(self.writer.samples(record, views.fxfycxcy, views.c2w), memory)
         elif write and self.config.memory == "tokens":
             memory = MemoryState({**memory.tensors, "written": memory["written"] + 1})
@@ -331,10 +339,19 @@ class CompactNetwork(nn.Module):
         )
 
     def _describe(
-        self, tokens: Tensor, log_depth: Tensor, confidence: Tensor, memory: MemoryState
+        self,
+        tokens: Tensor,
+        log_depth: Tensor,
+        confidence: Tensor,
+        valid: Tensor | None,
+        memory: MemoryState,
     ) -> WriteRecord:
-        """The surest pixel of each token, and what the token saw."""
+        """The surest valid pixel of each token, and what the token saw; without weight where no
+        pixel is valid."""
         depth, trust = (patches(t.detach(), PATCH) for t in (log_depth, confidence))
+        if valid is not None:
+            says = patches(valid, PATCH)
+            trust = torch.where(says, trust, -1.0)
         best, place = trust.max(dim=-1)  # (B, V, N)
         surest = depth.gather(-1, place[..., None]).squeeze(-1)
         columns = log_depth.shape[-1] // PATCH
@@ -343,7 +360,11 @@ class CompactNetwork(nn.Module):
         y = (token // columns) * PATCH + place // PATCH
         pixels = torch.stack((x, y), dim=-1).to(log_depth.dtype) + 0.5
         written = int(memory["written"].max())
-        return self.writer.describe(tokens, best, surest, pixels, written)
+        if valid is None:
+            return self.writer.describe(tokens, best, surest, pixels, written)
+        record = self.writer.describe(tokens, best.clamp_min(0), surest, pixels, written)
+        weights = record.weights * says.any(dim=-1)[..., None, None]
+        return replace(record, weights=weights)
 
 
 def _zeroed(layer: nn.Conv1d | nn.Conv2d) -> Any:

@@ -158,10 +158,8 @@ def _side_by_side(parts: Sequence[StreamStep], device: str | torch.device) -> St
     def joined(tensors: Sequence[Tensor]) -> Tensor:
         return torch.cat(list(tensors)).to(device)
 
-    names = NetworkInput.__dataclass_fields__
-    views = NetworkInput(*(joined([getattr(p.views, n) for p in parts]) for n in names))
     return StreamStep(
-        views,
+        NetworkInput.joined([p.views for p in parts]).map(lambda t: t.to(device)),
         joined([p.true_log_depth for p in parts]),
         joined([p.known for p in parts]),
         joined([p.sky for p in parts]),
