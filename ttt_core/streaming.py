@@ -29,6 +29,7 @@ from ttt_core.matching import (
 )
 from ttt_core.memory import MemoryState
 from ttt_core.network import PATCH, CompactNetwork, NetworkConfig, NetworkInput, WriteRecord
+from ttt_core.rewriting import aimed, rewritten
 from ttt_core.streaming_state import StreamingState
 from ttt_core.submap import SubmapFrame
 from ttt_core.views import Prediction, ViewBatch, posed_images
@@ -50,6 +51,8 @@ class StreamingConfig:
     """The newest of them, which always stay."""
     kept_records: int = 256
     """Key frames whose contribution to the memory can still be taken back, at most."""
+    moved_at_once: int = 16
+    """Of them, how many are rewritten at most by one correction and before each later batch."""
     seed: int = 0
     """Of the untrained parameters, so that a restored state meets the network that wrote it."""
 
@@ -60,6 +63,8 @@ class StreamingConfig:
             )
         if self.kept_records < 0:
             raise ConfigError(f"kept_records is {self.kept_records}: give 0 or more")
+        if self.moved_at_once < 1:
+            raise ConfigError(f"moved_at_once is {self.moved_at_once}: give 1 or more")
 
 
 class StreamingModel(nn.Module):
@@ -113,6 +118,7 @@ class StreamingModel(nn.Module):
             StateMismatchError: `state` was made by a model of another configuration.
         """
         self._check(state)
+        state = self._settled(state)
         views = posed_images(batch)
         prior = self._predict_prior(state, batch, views)
         frame = state.frame or SubmapFrame.from_first_batch(
@@ -162,8 +168,10 @@ class StreamingModel(nn.Module):
         """The state after corrected poses.
 
         Kept key frames move, so that matching uses the new poses; and where the memory can be
-        edited, what the moved ones wrote is taken back and written again where it belongs. The
-        sub-map's frame stays. Keys that are not kept are ignored.
+        edited, what the moved ones wrote is taken back and written again where it belongs: at once
+        for the newest `moved_at_once`, a few more before every later batch for the others. Poses
+        that hardly differ from those written with are left until corrections add up. The sub-map's
+        frame stays. Keys that are not kept are ignored.
 
         Args:
             poses: camera to world (4, 4), rigid, by key.
@@ -171,38 +179,19 @@ class StreamingModel(nn.Module):
         """
         arrays = {key: np.asarray(pose, dtype=np.float64) for key, pose in poses.items()}
         views = move_views(state.views, arrays, scales)
-        memory, records = state.memory, state.records
-        if state.frame is not None and self.network.editable:
-            memory, records = self._rewrite(state, state.frame, arrays, scales or {})
-        return replace(state, memory=memory, views=views, records=records)
+        records = state.records
+        if state.frame is not None:
+            records = aimed(records, arrays, scales or {}, float(state.frame.scale))
+        return self._settled(replace(state, views=views, records=records))
 
-    def _rewrite(
-        self,
-        state: StreamingState,
-        frame: SubmapFrame,
-        poses: Mapping[int, NDArray[np.float64]],
-        scales: Mapping[int, float],
-    ) -> tuple[MemoryState, tuple[KeyRecord, ...]]:
-        memory, records = state.memory, list(state.records)
-        now = int(memory["written"].max())
-        for index, old in enumerate(records):
-            if old.key not in poses:
-                continue
-            grown = replace(
-                old.record, log_depth=old.record.log_depth + math.log(scales.get(old.key, 1.0))
-            )
-            new = replace(old, c2w=torch.from_numpy(poses[old.key].copy()), record=grown)
-            for key_record, sign in ((old, -1), (new, 1)):
-                memory = self.network.amend(
-                    memory,
-                    key_record.record.map(lambda t: t.to(self.device).float()),
-                    key_record.fxfycxcy.to(self.device)[None, None],
-                    frame.localize(key_record.c2w).to(self.device).float()[None, None],
-                    age=now - 1 - key_record.written,
-                    sign=sign,
-                )
-            records[index] = new
-        return memory, tuple(records)
+    def _settled(self, state: StreamingState) -> StreamingState:
+        """`state` after a few more of the records that wait were rewritten."""
+        if state.frame is None or not self.network.editable:
+            return state
+        memory, records = rewritten(
+            self.network, state.memory, state.records, state.frame, self.config.moved_at_once
+        )
+        return replace(state, memory=memory, records=records)
 
     def _key_records(
         self, batch: ViewBatch, record: WriteRecord | None, before: MemoryState

@@ -59,6 +59,7 @@ def test_poses_must_be_finite() -> None:
         ({"recent_views": 0}, "recent_views is 0"),
         ({"kept_views": 4, "recent_views": 5}, "recent_views is 5"),
         ({"kept_records": -1}, "kept_records is -1"),
+        ({"moved_at_once": 0}, "moved_at_once is 0"),
     ],
 )
 def test_streaming_config(changes: dict, message: str) -> None:

@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterable
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
 from ttt_core.memory.state import MemoryState
+
+
+class SignedSamples(NamedTuple):
+    """Samples as `write` takes them, to be added `factor` times; -1 takes them back."""
+
+    places: Tensor  # (B, N, 3), sub-map units
+    values: Tensor  # (B, N, value_width)
+    weights: Tensor  # (B, N, weight_channels), >= 0
+    factor: float
 
 
 class PlaceMemory(nn.Module):
@@ -49,10 +60,8 @@ class PlaceMemory(nn.Module):
             weights: (B, N, weight_channels), >= 0.
         """
 
-    def amend(
-        self, state: MemoryState, places: Tensor, values: Tensor, weights: Tensor, factor: float
-    ) -> MemoryState:
-        """Add `factor` times a batch without ageing what is there; -1 takes one back.
+    def amend(self, state: MemoryState, changes: Iterable[SignedSamples]) -> MemoryState:
+        """Add all `changes` without ageing what is there; they are drawn one by one.
 
         Raises:
             NotImplementedError: `editable` is False.

@@ -10,14 +10,14 @@ Shape suffixes: B streams, N points, F features.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
 
 from ttt_core.errors import StateMismatchError
 from ttt_core.memory.features import FourierFeatures
-from ttt_core.memory.interface import PlaceMemory
+from ttt_core.memory.interface import PlaceMemory, SignedSamples
 from ttt_core.memory.state import MemoryState
 
 _GAIN = 10.0  # of the weights, so that their useful range is around 1
@@ -69,11 +69,13 @@ class RidgeMemory(PlaceMemory):
         kept = self._kept()
         return self._solved(kept * state["gram"] + gram, kept * state["moment"] + moment)
 
-    def amend(
-        self, state: MemoryState, places: Tensor, values: Tensor, weights: Tensor, factor: float
-    ) -> MemoryState:
-        gram, moment = self._sums(places, values, weights)
-        return self._solved(state["gram"] + factor * gram, state["moment"] + factor * moment)
+    def amend(self, state: MemoryState, changes: Iterable[SignedSamples]) -> MemoryState:
+        gram, moment = state["gram"], state["moment"]
+        for places, values, weights, factor in changes:
+            # the sums are linear in the weights: the sign may be in them, and one solve will do
+            of_gram, of_moment = self._sums(places, values, factor * weights)
+            gram, moment = gram + of_gram, moment + of_moment
+        return self._solved(gram, moment)
 
     def retention(self, batches: int) -> float:
         return float(self._kept()) ** batches

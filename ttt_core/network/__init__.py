@@ -4,7 +4,7 @@ from ttt_core.network.config import MEMORIES, PATCH, NetworkConfig
 from ttt_core.network.inputs import NetworkInput
 from ttt_core.network.network import CompactNetwork
 from ttt_core.network.outputs import Imagined, NetworkOutput
-from ttt_core.network.volume import WriteRecord
+from ttt_core.network.volume import RecordEdit, WriteRecord
 
 __all__ = [
     "MEMORIES",
@@ -14,5 +14,6 @@ __all__ = [
     "NetworkConfig",
     "NetworkInput",
     "NetworkOutput",
+    "RecordEdit",
     "WriteRecord",
 ]

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ttt_core.blocks import Block, linear
 from ttt_core.matching import CELL
-from ttt_core.memory import MemoryState, PlaceMemory, RidgeMemory, SwiGluMemory
+from ttt_core.memory import MemoryState, PlaceMemory, RidgeMemory, SignedSamples, SwiGluMemory
 from ttt_core.network.config import PATCH, NetworkConfig
 from ttt_core.network.inputs import (
     NetworkInput,
@@ -38,7 +38,13 @@ from ttt_core.network.tokens import (
     token_cost,
     upsampled,
 )
-from ttt_core.network.volume import ANSWER_CHANNELS, VolumeReader, VolumeWriter, WriteRecord
+from ttt_core.network.volume import (
+    ANSWER_CHANNELS,
+    RecordEdit,
+    VolumeReader,
+    VolumeWriter,
+    WriteRecord,
+)
 from ttt_core.state import ReconstructorState
 
 _PIXEL_INPUT = 8
@@ -185,31 +191,26 @@ class CompactNetwork(nn.Module):
         color = torch.sigmoid(self.color_of_value(held)).view(*log_depth.shape, 3)
         return Imagined(seen.logits, log_depth, confidence, color)
 
-    def amend(
-        self,
-        memory: MemoryState,
-        record: WriteRecord,
-        fxfycxcy: Tensor,
-        c2w: Tensor,
-        *,
-        age: int,
-        sign: int,
-    ) -> MemoryState:
-        """Take a record back (sign -1), or write it as if at its time (+1).
+    def amend(self, memory: MemoryState, edits: Iterable[RecordEdit]) -> MemoryState:
+        """Take records back, or write them as if at their time; solved once, at the end.
 
         Args:
-            record: of V views, as it was written; log depths may have been rescaled for +1.
-            fxfycxcy, c2w: (B, V, 4), (B, V, 4, 4) of the cameras, sub-map frame.
-            age: batches written since.
+            edits: drawn one by one, so that all their samples never exist at once.
 
         Raises:
             NotImplementedError: the memory cannot be edited.
         """
         if self.memory is None:
             raise NotImplementedError(f"memory {self.config.memory!r} cannot be edited")
-        factor = sign * self.memory.retention(age)
-        places, values, weights = self.writer.samples(record, fxfycxcy, c2w)
-        core = self.memory.amend(self._core(memory), places, values, weights, factor)
+        retention = self.memory.retention
+        changes = (
+            SignedSamples(
+                *self.writer.samples(edit.record, edit.fxfycxcy, edit.c2w),
+                factor=edit.sign * retention(edit.age),
+            )
+            for edit in edits
+        )
+        core = self.memory.amend(self._core(memory), changes)
         return MemoryState({**core.tensors, "written": memory["written"]})
 
     @property

@@ -48,6 +48,19 @@ class WriteRecord:
         return self.map(lambda t: t[:, number : number + 1])
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class RecordEdit:
+    """A record to be taken back from the memory, or to be written as if at its time."""
+
+    record: WriteRecord  # V views, as written; log depths may have been rescaled for sign +1
+    fxfycxcy: Tensor  # (B, V, 4)
+    c2w: Tensor  # (B, V, 4, 4), sub-map frame
+    age: int
+    """Batches written since."""
+    sign: int
+    """-1 takes it back, +1 writes it."""
+
+
 class VolumeReader(nn.Module):
     """Asks a place memory along rays and compares the answers with what the tokens see."""
 

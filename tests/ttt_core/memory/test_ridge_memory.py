@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ttt_core import StateMismatchError
-from ttt_core.memory import MemoryState, RidgeMemory
+from ttt_core.memory import MemoryState, RidgeMemory, SignedSamples
 
 FEATURES, VALUES = 64, 5
 GAIN = 10.0
@@ -149,7 +149,7 @@ def test_unwriting_is_as_if_it_had_never_been_written(
     first, wrong, *others = (draw(seed + n, dtype) for n in range(2 + later))
     nothing = wrong._replace(weights=torch.zeros_like(wrong.weights))
     state = written(memory, first, wrong, *others)
-    state = memory.amend(state, *wrong, -memory.retention(later))
+    state = memory.amend(state, [SignedSamples(*wrong, -memory.retention(later))])
     assert_same(memory, state, written(memory, first, nothing, *others), dtype)
 
 
@@ -163,9 +163,12 @@ def test_rewriting_is_as_if_it_had_been_written_there(
     right = wrong._replace(places=draw(seed + 77, dtype).places)
     state = written(memory, first, wrong, *others)
     kept = memory.retention(later)
-    for batch, factor in ((wrong, -kept), (right, kept)):
-        state = memory.amend(state, *batch, factor)
-    assert_same(memory, state, written(memory, first, right, *others), dtype)
+    changes = [SignedSamples(*wrong, -kept), SignedSamples(*right, kept)]
+    expected = written(memory, first, right, *others)
+    assert_same(memory, memory.amend(state, changes), expected, dtype)
+    for change in changes:
+        state = memory.amend(state, [change])
+    assert_same(memory, state, expected, dtype)
 
 
 @few
@@ -230,7 +233,7 @@ def test_states_are_never_changed_in_place() -> None:
     copy = {name: t.clone() for name, t in state.tensors.items()}
     batch = draw(1, torch.float64)
     memory.write(state, *batch)
-    memory.amend(state, *batch, -1.0)
+    memory.amend(state, [SignedSamples(*batch, -1.0)])
     memory.translate(state, torch.ones(1, 3, dtype=torch.float64))
     memory.merge(state, state)
     assert all(torch.equal(t, copy[name]) for name, t in state.tensors.items())
@@ -249,7 +252,7 @@ def test_sums_that_rounding_made_indefinite_are_solved_all_the_same() -> None:
     assert torch.linalg.cholesky_ex(damped).info.any(), "the case must need the other way"
     state = MemoryState({**state.tensors, "moment": moment})
     none = Batch(torch.zeros(1, 1, 3), torch.zeros(1, 1, VALUES), torch.zeros(1, 1, 1))
-    state = memory.amend(state, *none, 1.0)
+    state = memory.amend(state, [SignedSamples(*none, 1.0)])
     places = torch.randn(1, 100, 3, generator=torch.Generator().manual_seed(1))
     places[0, -1] = torch.tensor([0.3, -0.2, 0.5])
     values, doubt = memory.read(state, places)

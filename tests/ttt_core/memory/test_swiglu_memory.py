@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ttt_core.memory import FourierFeatures, MemoryState, SwiGluMemory
+from ttt_core.memory import FourierFeatures, MemoryState, SignedSamples, SwiGluMemory
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def test_it_cannot_be_edited_and_does_not_know_its_doubt(memory: SwiGluMemory) -
     assert not memory.editable
     assert not memory.read(state, batch[0])[1].any()
     with pytest.raises(NotImplementedError, match="SwiGluMemory cannot be edited"):
-        memory.amend(state, *batch, -1.0)
+        memory.amend(state, [SignedSamples(*batch, -1.0)])
     with pytest.raises(NotImplementedError, match="SwiGluMemory cannot be edited"):
         memory.retention(1)
 

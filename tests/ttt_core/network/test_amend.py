@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from network_cases import build, poses, seeded, views
 
 from ttt_core.memory import MemoryState
-from ttt_core.network import CompactNetwork, NetworkInput, WriteRecord
+from ttt_core.network import CompactNetwork, NetworkInput, RecordEdit, WriteRecord
 
 TOLERANCE = 2e-3
 
@@ -60,8 +62,14 @@ def test_one_view_is_taken_back_and_written_elsewhere(number: int) -> None:
     camera, pose = batch.fxfycxcy[:, 1:], batch.c2w[:, 1:]
     elsewhere = poses(seeded(9), 1, 1)
     record = records[number].view(1)
-    away = network.amend(memory, record, camera, pose, age=age, sign=-1)
-    moved = network.amend(away, record, camera, elsewhere, age=age, sign=1)
+    take = RecordEdit(record, camera, pose, age=age, sign=-1)
+    give = RecordEdit(record, camera, elsewhere, age=age, sign=1)
+    away = network.amend(memory, [take])
+    moved = network.amend(away, [give])
+    at_once = network.amend(memory, iter((take, give)))
+    torch.testing.assert_close(
+        answers(network, at_once), answers(network, moved), rtol=0, atol=TOLERANCE
+    )
     assert int(moved["written"]) == int(memory["written"])
     assert (answers(network, away) - answers(network, memory)).abs().max() > 0.05
 
@@ -78,8 +86,7 @@ def test_one_view_is_taken_back_and_written_elsewhere(number: int) -> None:
     torch.testing.assert_close(
         answers(network, moved), answers(network, expected), rtol=0, atol=TOLERANCE
     )
-    back = network.amend(moved, record, camera, elsewhere, age=age, sign=-1)
-    back = network.amend(back, record, camera, pose, age=age, sign=1)
+    back = network.amend(moved, [replace(give, sign=-1), replace(take, sign=1)])
     torch.testing.assert_close(
         answers(network, back), answers(network, memory), rtol=0, atol=TOLERANCE
     )
@@ -89,10 +96,11 @@ def test_all_taken_back_leaves_nothing() -> None:
     network = build("ridge", acting=0.3)
     stream = [views(seed) for seed in range(3)]
     memory, records = written(network, stream)
-    for number, (record, batch) in enumerate(zip(records, stream)):
-        memory = network.amend(
-            memory, record, batch.fxfycxcy, batch.c2w, age=len(stream) - 1 - number, sign=-1
-        )
+    edits = [
+        RecordEdit(record, b.fxfycxcy, b.c2w, age=len(stream) - 1 - number, sign=-1)
+        for number, (record, b) in enumerate(zip(records, stream))
+    ]
+    memory = network.amend(memory, edits)
     torch.testing.assert_close(
         answers(network, memory),
         answers(network, network.initial_state(1)),
@@ -145,4 +153,5 @@ def test_other_memories_refuse(memory: str) -> None:
     _, (record,) = written(ridge, [batch])
     assert not network.editable and ridge.editable
     with pytest.raises(NotImplementedError, match="cannot be edited"):
-        network.amend(network.initial_state(1), record, batch.fxfycxcy, batch.c2w, age=0, sign=-1)
+        edit = RecordEdit(record, batch.fxfycxcy, batch.c2w, age=0, sign=-1)
+        network.amend(network.initial_state(1), [edit])
