@@ -14,7 +14,6 @@ from typing import Any, Literal
 from tyro.conf import FlagCreatePairsOff
 
 from streamer.config import ServeConfig, load_config
-from ttt_core.default_model import NO_WEIGHTS
 
 
 @dataclass(kw_only=True, slots=True)
@@ -82,7 +81,8 @@ def serve_config(options: Options) -> ServeConfig:
         insecure=options.insecure or None,
     )
     weights = options.weights
-    if weights is not None and str(weights) != NO_WEIGHTS:
+    # the one word that is not a file: ttt_core.default_model, which is slow to import
+    if weights is not None and str(weights) != "none":
         weights = weights.expanduser().absolute()
     session = given(long_side=options.long_side, weights=weights)
     return dataclasses.replace(
