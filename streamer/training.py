@@ -208,22 +208,26 @@ class _Collate:
 def _pools(
     stages: Sequence[StageConfig], ranks: Ranks, stack: ExitStack, say: Callable[[str], None]
 ) -> dict[DataConfig, SequencePool]:
+    """One pool for all stages that learn from the same streams; a folder that two of them describe
+    differently is refused by the second pool."""
+    shared: dict[tuple[Path, StreamSpec, SceneSource, CapturesConfig], list[DataConfig]] = {}
+    for data in (stage.data for stage in stages):
+        place = (data.cache, data.stream, data.scenes, data.captures)
+        shared.setdefault(place, []).append(data)
     pools: dict[DataConfig, SequencePool] = {}
-    by_place: dict[tuple[Path, StreamSpec], SequencePool] = {}
-    for stage in stages:
-        data, place = stage.data, (stage.data.cache, stage.data.stream)
-        if place not in by_place:
-            by_place[place] = stack.enter_context(
-                SequencePool(
-                    data.cache,
-                    data.stream,
-                    data.workers if ranks.leads else 0,
-                    source=_source(data.scenes, data.captures, data.stream),
-                    count=data.count,
-                )
+    for (cache, stream, scenes, captures), users in shared.items():
+        counts = [data.count for data in users if data.count is not None]
+        pool = stack.enter_context(
+            SequencePool(
+                cache,
+                stream,
+                max(data.workers for data in users) if ranks.leads else 0,
+                source=_source(scenes, captures, stream),
+                count=max(counts) if len(counts) == len(users) else None,
             )
-            _wait(by_place[place], data.at_least, ranks, say)
-        pools[data] = by_place[place]
+        )
+        _wait(pool, max(data.at_least for data in users), ranks, say)
+        pools |= dict.fromkeys(users, pool)
     return pools
 
 

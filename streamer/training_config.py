@@ -54,7 +54,7 @@ class DataConfig:
     workers: int = 1
     """Processes that make streams; 0 only reads what is there."""
     count: int | None = 2000
-    """Streams in the folder, at most."""
+    """Streams in the folder, at most; of stages that share a folder the largest number counts."""
     at_least: int = 32
     """Streams that must be there before the first step."""
     scenes: SceneSource = field(default_factory=SceneSource)
