@@ -39,6 +39,7 @@ from ttt_core.training.sources import SceneSource, SequenceSource
 from ttt_core.training.trainer import Outcome, Stage, Trainer
 
 CHECKPOINT = "checkpoint.safetensors"
+_PATIENCE_S = 3600.0  # for the next stream of another process
 
 
 def train(
@@ -238,26 +239,31 @@ def _judges(
     stack: ExitStack,
     say: Callable[[str], None],
 ) -> list[TrainingSequence]:
-    """The evaluation's streams; other processes than the leading one need none."""
-    if config.sequences == 0 or not ranks.leads:
+    """The evaluation's streams; other processes than the leading one need none, but wait until they
+    are there: what processes tell each other has a time limit that making them may exceed."""
+    if config.sequences == 0:
         return []
     pool = SequencePool(
         config.cache,
         spec,
-        config.workers,
+        config.workers if ranks.leads else 0,
         source=_source(config.scenes, config.captures, spec),
         count=config.sequences,
     )
     with pool:
         _wait(pool, config.sequences, ranks, say)
-        return [pool.load(index) for index in range(config.sequences)]
+        return [pool.load(index) for index in range(config.sequences if ranks.leads else 0)]
 
 
 def _wait(pool: SequencePool, count: int, ranks: Ranks, say: Callable[[str], None]) -> None:
     if len(pool) < count:
         say(f"{pool.cache.folder}: making streams, {len(pool)} of {count} are there")
-    # processes without workers of their own wait for those of the leading one
-    pool.wait(count, None if ranks.leads else 3600.0)
+    if ranks.leads:
+        pool.wait(count)
+        return
+    # without workers of its own: as long as those of the leading process make more
+    while (there := len(pool)) < count:
+        pool.wait(there + 1, _PATIENCE_S)
 
 
 def _source(scenes: SceneSource, captures: CapturesConfig, spec: StreamSpec) -> SequenceSource:

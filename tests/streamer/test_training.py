@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import pytest
@@ -11,14 +14,15 @@ import yaml
 
 from streamer.cli import dispatch
 from streamer.config import ConfigError
-from streamer.training import CHECKPOINT, public_record, train
+from streamer.training import CHECKPOINT, _judges, _pools, public_record, train
 from streamer.training_config import DataConfig, EvaluationConfig, load_train_config, train_config
 from ttt_core.compact_checkpoint import load_compact
-from ttt_core.errors import RunStateError
+from ttt_core.errors import RunStateError, SequenceCacheError
 from ttt_core.matching import CELL, CELL_CHANNELS
 from ttt_core.network import CompactNetwork, NetworkConfig
 from ttt_core.training.cache import SequenceCache
 from ttt_core.training.log import read_log
+from ttt_core.training.parallel import Ranks
 from ttt_core.training.run_state import read_facts
 from ttt_core.training.samples import PriorMaps, TrainingSequence
 
@@ -146,6 +150,47 @@ def test_a_run_goes_on_and_its_checkpoint_fits(tmp_path: Path) -> None:
     other = tmp_path / "other"
     train(config, other, 10, device="cpu", clock=Ticking(), start=out / CHECKPOINT)
     assert load_compact(other / CHECKPOINT)[2]["training"]["started_from"] == CHECKPOINT
+
+
+def test_stages_share_a_pool_only_for_the_same_streams(tmp_path: Path) -> None:
+    values = settings(tmp_path)
+    values["stages"] = [
+        {"name": "few", "until_step": 3, "data": {"count": 2, "at_least": 1}},
+        {"name": "more", "until_step": 5, "data": {"count": 4, "at_least": 3}},
+        {"name": "others", "data": {"scenes": {"split": "validation"}}},
+    ]
+    few, more, others = load_train_config(made_ready(tmp_path, values)).stages
+    with ExitStack() as stack:
+        pools = _pools([few, more], Ranks(), stack, print)
+        assert pools[few.data] is pools[more.data]
+        assert len(pools[few.data]) == 4
+    with ExitStack() as stack, pytest.raises(SequenceCacheError, match="another specification"):
+        _pools([few, others], Ranks(), stack, print)
+    more = replace(more, data=replace(more.data, count=9, at_least=9))
+    with ExitStack() as stack, pytest.raises(SequenceCacheError, match="holds 4 of 9"):
+        _pools([few, more], Ranks(), stack, print)
+
+
+def test_processes_without_workers_wait_for_the_streams_of_the_leading_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = load_train_config(made_ready(tmp_path, settings(tmp_path)))
+    spec, judged = config.stages[-1].data.stream, config.evaluation
+    late = judged.cache / "00000001.safetensors"
+    late.rename(tmp_path / "aside")
+    follower = Ranks(rank=1, size=2)
+    monkeypatch.setattr("streamer.training._PATIENCE_S", 0.01)
+    with ExitStack() as stack, pytest.raises(SequenceCacheError, match="holds 1 of 2"):
+        _judges(judged, spec, follower, stack, print)
+    monkeypatch.setattr("streamer.training._PATIENCE_S", 60.0)
+    timer = Timer(0.2, (tmp_path / "aside").rename, [late])
+    timer.start()
+    with ExitStack() as stack:
+        assert _judges(judged, spec, follower, stack, print) == []
+    assert late.exists()
+    timer.join()
+    with ExitStack() as stack:
+        assert len(_judges(judged, spec, Ranks(), stack, print)) == 2
 
 
 def test_defaults_and_an_empty_file(tmp_path: Path) -> None:
