@@ -219,9 +219,3 @@ class SequencePool:
         if now or time.monotonic() - self._looked > _LOOK_EVERY_S:
             self._made = [n for n in self.cache.made() if self._count is None or n < self._count]
             self._looked = time.monotonic()
-
-
-if __name__ == "__main__":
-    from ttt_core.training.generate import main
-
-    main()
