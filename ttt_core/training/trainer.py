@@ -1,4 +1,4 @@
-"""The training loop: driven by the wall clock, resumable bit for bit, safe to stop at any time."""
+"""The training loop: driven by the wall clock, resumable, safe to stop at any time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ttt_core.errors import ConfigError, RunStateError
+from ttt_core.errors import CheckpointError, ConfigError, RunStateError
 from ttt_core.training.draws import Draws, Sampler, new_state
 from ttt_core.training.learner import Learner, Precision
 from ttt_core.training.log import RunLog, read_log
@@ -133,7 +133,8 @@ class Trainer(Generic[Item, Batch]):
             stages: at least one.
             evaluate: figures of the model, which has the averaged weights at that time; called by
                 the leading process only. What it draws does not touch the run's random numbers.
-            export: given the averaged weights and the training record whenever the state is saved.
+            export: given the averaged weights and the training record whenever the state is saved;
+                a CheckpointError is noted in the log, and the run goes on.
             facts: kept in the state and the record; a resumed run must have the same under
                 "config".
             clock: seconds.
@@ -177,7 +178,8 @@ class Trainer(Generic[Item, Batch]):
         SIGTERM and SIGINT end it early, after the step at hand, with the state saved.
 
         Args:
-            resume: go on from the state in the folder.
+            resume: go on from the state in the folder, bit for bit as if it had not been left, if
+                the samplers give the same for the same random numbers (see `Sampler`).
 
         Raises:
             RunStateError: there is no state to resume, there is one although `resume` is False, or
@@ -336,7 +338,11 @@ class Trainer(Generic[Item, Batch]):
         }
         save_run_state(self._out / name, self.learner.to_tensors(), facts)
         if name == STATE and self._export is not None:
-            self._export(self.learner.average.to_tensors(), self.record())
+            try:
+                self._export(self.learner.average.to_tensors(), self.record())
+            except CheckpointError as error:
+                # the run itself is well saved: what cannot be shipped now may come right again
+                self._tell("note", text=f"no checkpoint was exported: {error}")
         self._tell("save", folder=name)
         return self._clock() - began
 

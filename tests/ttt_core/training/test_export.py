@@ -13,6 +13,8 @@ from ttt_core.checkpoint_files import CheckpointKind, recognise
 from ttt_core.compact_checkpoint import load_compact
 from ttt_core.errors import CheckpointError
 from ttt_core.training.export import export_compact
+from ttt_core.training.log import read_log
+from ttt_core.training.run_state import read_facts
 
 
 @pytest.mark.parametrize(
@@ -46,6 +48,23 @@ def test_a_run_exports_its_averaged_weights(tmp_path: Path) -> None:
     with run.learner.averaged() as model:
         for name, tensor in model.state_dict().items():
             assert torch.equal(tensors[name], tensor)
+
+
+def test_a_run_goes_on_although_its_weights_cannot_ship(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.safetensors"
+
+    def export(tensors, record):  # type: ignore[no-untyped-def]
+        large = {name: tensor * 1e9 for name, tensor in tensors.items()}
+        export_compact(path, large, config={}, record=record)
+
+    trainer(tmp_path / "run", [], export=export).run(10)
+    lines = read_log(tmp_path / "run" / "log.jsonl")
+    told = [line["text"] for line in lines if "exported" in line.get("text", "")]
+    assert told[-1].startswith("no checkpoint was exported: ")
+    assert "bfloat16 or float32" in told[-1]
+    assert [line["kind"] for line in lines[-2:]] == ["save", "end"]
+    assert read_facts(tmp_path / "run" / "state")["step"] == lines[-1]["step"]
+    assert not path.exists()
 
 
 def test_what_cannot_ship_is_refused(tmp_path: Path) -> None:
