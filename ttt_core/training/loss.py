@@ -6,7 +6,7 @@ batches; gradients flow through the carried state, truncated every few batches.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -103,7 +103,7 @@ def sequence_loss(
     streams = steps[0].known.shape[0]
     memory = network.initial_state(streams)
     total = torch.zeros((), device=steps[0].known.device)
-    figures: dict[str, list[float]] = {}
+    figures: dict[str, list[Tensor]] = {}
     for number, step in enumerate(steps):
         if number and number % config.truncate == 0:
             memory = memory.detach()
@@ -122,11 +122,19 @@ def sequence_loss(
             terms["picture"] = picture_loss(step, output, rng)
         total = total + sum(getattr(config, name) * term for name, term in terms.items())
         for name, term in terms.items():
-            figures.setdefault(name, []).append(float(term.detach()))
+            figures.setdefault(name, []).append(term.detach())
         prior = mean((step.views.log_depth - step.true_log_depth).abs(), step.known)
-        figures.setdefault("prior_depth", []).append(float(prior))
-    means = {name: float(np.mean(values)) for name, values in figures.items()}
-    return total / len(steps), {**means, "last_depth": figures["depth"][-1]}
+        figures.setdefault("prior_depth", []).append(prior)
+    return total / len(steps), _told(figures)
+
+
+def _told(figures: Mapping[str, Sequence[Tensor]]) -> dict[str, float]:
+    """Means of scalars, fetched at once: every single look at a device stops it."""
+    flat = torch.stack([value.float() for values in figures.values() for value in values])
+    fetched = iter(flat.tolist())
+    values = {name: [next(fetched) for _ in listed] for name, listed in figures.items()}
+    means = {name: float(np.mean(listed)) for name, listed in values.items()}
+    return {**means, "last_depth": values["depth"][-1]}
 
 
 def _terms(

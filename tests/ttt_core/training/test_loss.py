@@ -9,6 +9,7 @@ import pytest
 import torch
 from sequence_cases import network, sequence
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ttt_core.errors import ConfigError
 from ttt_core.network import MEMORIES, PATCH, NetworkInput, NetworkOutput
@@ -61,6 +62,22 @@ def test_figures_of_an_untrained_network_are_those_of_the_prior() -> None:
     assert figures["prior_depth"] == pytest.approx(float(torch.stack(errors).mean()), rel=1e-5)
     assert figures["depth"] == pytest.approx(figures["prior_depth"], rel=1e-5)
     assert figures["last_depth"] == pytest.approx(float(errors[-1]), rel=1e-5)
+
+
+def test_figures_are_fetched_at_once() -> None:
+    looks = []
+
+    class Looks(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            if function is torch.ops.aten._local_scalar_dense.default:
+                looks.append(function)
+            return function(*args, **(kwargs or {}))
+
+    batch = steps(0)
+    with Looks():
+        sequence_loss(network("none"), batch, STEADY, chance())
+    # whether to imagine is drawn on the CPU; nothing else is looked at on the way
+    assert len(looks) == len(batch) - 1
 
 
 def test_the_loss_is_the_weighted_sum_of_its_terms() -> None:
