@@ -192,8 +192,8 @@ def views_spread(model: nn.Module, ranks: Ranks) -> Iterator[None]:
     """Within the block every memory in `model` sums what is written over the sequence group.
 
     These are the modules with an attribute `reduce`; those with an attribute `dealt` learn which
-    views are theirs. Backward passes belong inside the block
-    where they recompute; all processes of the group must run the same passes.
+    views are theirs. A backward pass that recomputes activations belongs inside the block too. All
+    processes of the group must run the same passes.
     """
     if ranks.sequence_size == 1:
         yield
