@@ -34,7 +34,8 @@ def test_it_learns_and_leaves_log_and_picture(tmp_path: Path) -> None:
     steps = [line for line in lines if line["kind"] == "step"]
     assert [line["loss"] for line in steps] == losses
     assert steps[-1]["rate"] < 0.1 < steps[20]["rate"] == 1.0
-    assert cv2.imread(str(tmp_path / "plot.png")).shape[1] > 400
+    picture = cv2.imread(str(tmp_path / "plot.png"))
+    assert picture is not None and picture.shape[1] > 400
 
 
 @pytest.mark.parametrize("muon", [False, True])
