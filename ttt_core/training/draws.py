@@ -18,7 +18,7 @@ class Sampler(Protocol[Item_co]):
     """Where training examples come from."""
 
     def sample(self, rng: np.random.Generator) -> Item_co:
-        """One example, chosen by `rng` alone."""
+        """One example, chosen by `rng`; if by nothing else, resumed runs are exact."""
         ...
 
 
@@ -27,7 +27,8 @@ class Draws(Generic[Item, Batch]):
 
     Up to `ahead` batches are prepared by a thread. Its generator runs ahead with them, so the
     state to be saved is the one from before the oldest batch that was not handed out yet: a
-    resumed run draws exactly what an uninterrupted one would have.
+    resumed run draws exactly what an uninterrupted one would have, if the sampler chooses by the
+    generator alone.
     """
 
     def __init__(

@@ -124,6 +124,9 @@ class SequencePool:
     def sample(self, rng: np.random.Generator, timeout_s: float | None = None) -> TrainingSequence:
         """A sequence drawn evenly from those that are there; waits for the first one.
 
+        The same `rng` gives the same sequence only once the folder is full: while it grows, what
+        is drawn depends on how much is there.
+
         Raises:
             SequenceWorkerError: a worker failed or died.
             SequenceCacheError: nothing there, and nobody to make it (within `timeout_s`).

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from posed_rooms import SMALL, RoomSource
+from sequence_cases import sequence
 
 from ttt_core.errors import ConfigError, SequenceCacheError, SequenceWorkerError
 from ttt_core.training.cache import SequenceCache
@@ -46,6 +48,29 @@ def test_making_restarting_and_refusing_another_spec(tmp_path: Path) -> None:
         assert len(pool) == 2
         with pytest.raises(SequenceCacheError, match="holds 2 of 3"):
             pool.wait(3, timeout_s=0.01)
+
+
+def test_draws_are_the_same_again_once_the_folder_is_full(tmp_path: Path) -> None:
+    made = [sequence(seed) for seed in range(3)]
+    cache = SequenceCache(tmp_path, SMALL, RoomSource())
+
+    def drawn() -> list[int]:
+        with SequencePool(tmp_path, SMALL, 0, source=RoomSource(), count=2) as pool:
+            rng = np.random.default_rng(0)
+            pictures = [pool.sample(rng).image for _ in range(8)]
+        return [
+            next(n for n, one in enumerate(made) if torch.equal(picture, one.image))
+            for picture in pictures
+        ]
+
+    cache.save(0, made[0])
+    assert drawn() == [0] * 8
+    cache.save(1, made[1])
+    full = drawn()
+    assert set(full) == {0, 1}
+    cache.save(2, made[2])  # beyond the limit
+    assert drawn() == full
+    cache.close()
 
 
 def test_failed_and_killed_workers_are_heard(tmp_path: Path) -> None:
