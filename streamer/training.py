@@ -32,6 +32,7 @@ from ttt_core.training.collate import Draw, StreamStep, collate
 from ttt_core.training.evaluate import stream_errors
 from ttt_core.training.export import export_compact
 from ttt_core.training.loss import sequence_loss
+from ttt_core.training.memory_figures import MemoryFigures
 from ttt_core.training.parallel import Ranks, dealt, joined
 from ttt_core.training.pool import SequencePool
 from ttt_core.training.samples import TrainingSequence
@@ -147,8 +148,11 @@ def figures_of(
     device: torch.device,
 ) -> dict[str, float]:
     """Relative depth errors on fixed streams: pooled, of single batches, and of a memory that is
-    reset before every batch; the matching prior's for comparison."""
-    found = stream_errors(network, sequences, config.draw, stride=config.stride, device=device)
+    reset before every batch; the matching prior's for comparison; and how the memory fares."""
+    memory = MemoryFigures(network)
+    found = stream_errors(
+        network, sequences, config.draw, stride=config.stride, device=device, memory=memory
+    )
     batches = found.network.shape[1]
     figures = {
         "median": found.median(),
@@ -168,7 +172,7 @@ def figures_of(
                 network, sequences, config.draw, reset=True, stride=config.stride, device=device
             )
             figures[f"batch_{batches}/median_reset"] = forgetful.median(-1)
-    return figures
+    return figures | memory.figures()
 
 
 def _stage(

@@ -136,6 +136,8 @@ def test_a_run_goes_on_and_its_checkpoint_fits(tmp_path: Path) -> None:
     assert figures["prior/median"] == pytest.approx(0.3, abs=0.01)
     assert figures["median"] != figures["prior/median"]
     assert {"batch_1/median", "batch_3/median", "batch_3/median_reset"} <= figures.keys()
+    assert 0 < figures["memory/doubt"] < 1 < figures["memory/condition"]
+    assert figures["memory/solution_norm"] > 0
 
     settings_told, tensors, words = load_compact(out / CHECKPOINT)
     network = CompactNetwork(NetworkConfig(**settings_told["network"]))

@@ -17,6 +17,7 @@ from torch import Tensor
 from ttt_core.network import CompactNetwork
 from ttt_core.network.inputs import patch_centres, pixel_rays
 from ttt_core.training.collate import Draw, StreamStep, collate
+from ttt_core.training.memory_figures import MemoryFigures
 from ttt_core.training.samples import TrainingSequence
 
 Float32 = NDArray[np.float32]
@@ -68,6 +69,7 @@ def stream_errors(
     stride: int = 3,
     together: int = 2,
     device: str | torch.device = "cpu",
+    memory: MemoryFigures | None = None,
 ) -> StreamErrors:
     """Run streams as the product would, and measure every `stride`-th pixel in both directions.
 
@@ -75,25 +77,33 @@ def stream_errors(
         draw: what the network is given; its probabilities should be 0 or 1 here.
         reset: forget everything before every batch.
         together: streams that are run side by side; many spill out of a processor's caches.
+        memory: is shown the end of every stream.
     """
     parts = []
     for start in range(0, len(sequences), together):
         group = sequences[start : start + together]
         steps = collate(group, np.random.default_rng(0), draw, device)
-        parts.append(_run(network, steps, reset, stride))
+        parts.append(_run(network, steps, reset, stride, memory))
     names = StreamErrors.__dataclass_fields__
     return StreamErrors(*(np.concatenate([getattr(p, n) for p in parts]) for n in names))
 
 
 def _run(
-    network: CompactNetwork, steps: Sequence[StreamStep], reset: bool, stride: int
+    network: CompactNetwork,
+    steps: Sequence[StreamStep],
+    reset: bool,
+    stride: int,
+    figures: MemoryFigures | None,
 ) -> StreamErrors:
     streams = steps[0].known.shape[0]
     initial = memory = network.initial_state(streams)
     earlier: list[StreamStep] = []
     columns: list[list[Tensor]] = [[] for _ in range(5)]
     for step in steps:
-        output, memory = network(step.views, initial if reset else memory, write=True)
+        before = initial if reset else memory
+        output, memory = network(step.views, before, write=True)
+        if figures is not None and step is steps[-1]:
+            figures.at_end(step, before, memory)
 
         def sampled(picture: Tensor) -> Tensor:
             return picture[..., stride // 2 :: stride, stride // 2 :: stride].flatten(1).cpu()
