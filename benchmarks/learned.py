@@ -86,7 +86,7 @@ class Map:
 
 def model_of(name: str, weights: Path | None) -> StreamingModel:
     """The bare prior, or the checkpoint."""
-    model = default_model("none" if name == "none" else weights)
+    model = default_model("none" if name == "none" else weights or "packaged")
     if not isinstance(model, StreamingModel):
         raise SystemExit(f"{weights}: not a compact checkpoint, so it has no prior to beat")
     if name == "packaged" and not model.trained:

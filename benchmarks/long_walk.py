@@ -121,7 +121,7 @@ class Points:
 
 @torch.no_grad()
 def views(options: Views) -> dict[str, Any]:
-    model = default_model(options.weights)
+    model = default_model(options.weights or "packaged")
     if not isinstance(model, StreamingModel) or model.network.memory is None or not model.trained:
         raise SystemExit("there is no trained checkpoint whose memory can be asked by pose")
     rows: dict[str, dict[str, list[Tensor]]] = {}

@@ -137,7 +137,7 @@ def _opencv() -> Finding:
 
 
 def _weights() -> Finding:
-    remedy = "reinstall splatstream, or give --weights FILE, or --weights none"
+    remedy = "reinstall splatstream; without --weights packaged nothing needs it"
 
     def check() -> str:
         from ttt_core.compact_checkpoint import load_compact
@@ -147,8 +147,8 @@ def _weights() -> Finding:
         about = load_compact(PACKAGED)[2]
         record = about["training"]
         return (
-            f"{PACKAGED.name}, {about['licence']}: {record['step']} steps on {record['samples']} "
-            f"streams in {record['seconds']:.0f} s, on {record['hardware']}"
+            f"--weights packaged is {PACKAGED.name}, {about['licence']}: {record['step']} steps "
+            f"on {record['samples']} streams in {record['seconds']:.0f} s, on {record['hardware']}"
         )
 
     try:
@@ -159,8 +159,7 @@ def _weights() -> Finding:
         return Finding(
             "weights",
             "off",
-            "no checkpoint is packaged: without --weights FILE the map comes from the matching "
-            "prior alone",
+            "no checkpoint is packaged: the map comes from the matching prior alone",
         )
     return _try("weights", check, remedy)
 

@@ -1,4 +1,4 @@
-"""Which model the daemon runs: the packaged checkpoint, a given one, or the bare prior."""
+"""Which model the daemon runs: the bare prior, the packaged checkpoint, or a given one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from ttt_core.streaming import StreamingConfig, StreamingModel
 
 PACKAGED = Path(__file__).parent / "weights" / "compact.safetensors"
 """The checkpoint that is shipped."""
-NO_WEIGHTS = "none"
+NO_WEIGHTS, PACKAGED_WEIGHTS = "none", "packaged"
+"""Words in the place of a file."""
 _KEPT = ("kept_views", "recent_views")
 
 _log = logging.getLogger(__name__)
@@ -33,14 +34,18 @@ def default_model(
     """The model that `serve` and `run` use.
 
     Args:
-        weights: a checkpoint of `splatstream train`, or a released one of tttLRM; "none": the bare
-            prior; None: the packaged checkpoint.
+        weights: a checkpoint of `splatstream train`, or a released one of tttLRM; "packaged": the
+            one that is shipped; "none" or None: the bare prior, because the packaged checkpoint is
+            better in rooms and worse elsewhere (README).
 
     Raises:
         CheckpointError: `weights` cannot be read, or cannot predict splats.
     """
+    path: Path | None
     if weights is None or str(weights) == NO_WEIGHTS:
-        path = PACKAGED if weights is None and PACKAGED.exists() else None
+        path = None
+    elif str(weights) == PACKAGED_WEIGHTS:
+        path = PACKAGED
     else:
         path = Path(weights)
         if recognise(path) is not CheckpointKind.COMPACT:

@@ -51,8 +51,8 @@ class Options:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """What to compute on."""
     weights: Path | None = None
-    """A checkpoint to predict with: one of `splatstream train`, or a released one of tttLRM; "none"
-    predicts by matching alone. Without the option: the packaged one."""
+    """A checkpoint to predict with: "packaged" (better in rooms, worse elsewhere), a file of
+    `splatstream train`, or a released one of tttLRM. Without it: matching alone, also "none"."""
     viewer: bool = False
     """Show the growing map on a live page."""
 

@@ -43,8 +43,8 @@ class Options:
     long_side: int | None = None
     """Frames are scaled to this long side, pixels."""
     weights: Path | None = None
-    """A checkpoint to predict with: one of `splatstream train`, or a released one of tttLRM; "none"
-    predicts by matching alone. Without the option: the packaged one."""
+    """A checkpoint to predict with: "packaged" (better in rooms, worse elsewhere), a file of
+    `splatstream train`, or a released one of tttLRM. Without it: matching alone, also "none"."""
     insecure: FlagCreatePairsOff[bool] = False
     """Bind addresses beyond this machine although nobody is authenticated."""
 
@@ -81,8 +81,8 @@ def serve_config(options: Options) -> ServeConfig:
         insecure=options.insecure or None,
     )
     weights = options.weights
-    # the one word that is not a file: ttt_core.default_model, which is slow to import
-    if weights is not None and str(weights) != "none":
+    # the words that are no files: ttt_core.default_model, which is slow to import
+    if weights is not None and str(weights) not in ("none", "packaged"):
         weights = weights.expanduser().absolute()
     session = given(long_side=options.long_side, weights=weights)
     return dataclasses.replace(

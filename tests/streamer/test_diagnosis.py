@@ -46,7 +46,7 @@ def test_a_checkpoint_is_told_with_its_licence_and_training(checkpoint: Path) ->
     finding = diagnosis._weights()
     assert finding.state == "ok"
     assert finding.detail == (
-        "compact.safetensors, Apache-2.0: 1200 steps on 4800 streams in 3600 s, on two cores"
+        "--weights packaged is compact.safetensors, Apache-2.0: 1200 steps on 4800 streams in 3600 s, on two cores"
     )
 
 
@@ -54,7 +54,7 @@ def test_a_damaged_checkpoint_is_broken(checkpoint: Path) -> None:
     checkpoint.write_bytes(b"not a checkpoint")
     finding = diagnosis._weights()
     assert finding.state == "broken"
-    assert "--weights none" in finding.detail
+    assert "reinstall splatstream" in finding.detail
 
 
 def test_a_checkpoint_of_another_network_is_broken(checkpoint: Path) -> None:

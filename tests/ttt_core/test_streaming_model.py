@@ -20,6 +20,8 @@ from ttt_core import (
     ViewBatch,
     default_model,
 )
+from ttt_core.compact_checkpoint import load_compact
+from ttt_core.default_model import PACKAGED
 from ttt_core.matching import MatchingPrior, PosedImage, PriorConfig
 from ttt_core.network import MEMORIES, NetworkConfig
 from ttt_core.training.export import export_compact
@@ -344,3 +346,15 @@ def test_real_frames_of_a_room(capture_dir) -> None:
     assert error.median() < 0.15
     confident = confidence > 0.7
     assert confident.float().mean() > 0.1 and error[confident].median() < 0.08
+
+
+def test_the_packaged_checkpoint_loads_and_corrects() -> None:
+    """It is small, says its licence, and its output is not the prior's."""
+    bare, packaged = default_model(), default_model("packaged")
+    assert not bare.trained and packaged.trained
+    assert PACKAGED.stat().st_size < 20e6
+    assert load_compact(PACKAGED)[2]["licence"] == "Apache-2.0"
+    batch = batches(1)[0]
+    (_, ours), (_, theirs) = (m.stream(m.initial_state(), batch) for m in (bare, packaged))
+    assert theirs.depth.isfinite().all()
+    assert (ours.depth - theirs.depth).abs().max() > 1e-3
