@@ -46,7 +46,8 @@ def test_a_checkpoint_is_told_with_its_licence_and_training(checkpoint: Path) ->
     finding = diagnosis._weights()
     assert finding.state == "ok"
     assert finding.detail == (
-        "--weights packaged is compact.safetensors, Apache-2.0: 1200 steps on 4800 streams in 3600 s, on two cores"
+        "--weights packaged is compact.safetensors, Apache-2.0: 1200 steps on 4800 streams in "
+        "3600 s, on two cores"
     )
 
 
