@@ -57,7 +57,10 @@ class MirrorMachine(RuleBasedStateMachine):
             chunk_meta(seed, random_similarity(seed)), random_splats(count, seed, degree)
         )
         assert identity not in self.ids, "an id was given twice"
-        assert self.map.chunks[identity].count == min(count, 10)
+        kept, asked = self.map.chunks[identity].count, min(count, 10)
+        # four newest chunks of ten splats are more than what the reserve leaves: then all give some
+        left = sum(chunk.count for chunk in self.map.chunks.values())
+        assert kept == asked or (1 <= kept < asked and left == 32)
         self.ids.add(identity)
         return identity
 
