@@ -54,16 +54,17 @@ def default_model(
 
 
 def compact_model(path: str | Path | None, device: str | torch.device = "cpu") -> StreamingModel:
-    """The streaming model with the weights of a compact checkpoint; None: untrained, the prior.
+    """The streaming model with the weights of a compact checkpoint; None: the prior alone.
 
     Raises:
         CheckpointError: no such checkpoint, or one of a network that this program does not have.
     """
     if path is None:
-        model = StreamingModel()
+        model = StreamingModel(StreamingConfig(network=None))
     else:
         config, tensors, about = load_compact(path)
         model = StreamingModel(_streaming_config(config, path))
+        assert model.network is not None
         check_coverage(model.network.state_dict(), tensors, path)
         model.network.load_state_dict(tensors)
         _log.debug("weights %s, licence %s", path, about["licence"])

@@ -1,8 +1,8 @@
 """The streaming model that the daemon runs: matching prior, then what a network adds to it.
 
 Geometry comes from matching; the network is residual to it and carries fast weights through the
-stream. While no trained weights are loaded the head is zero, so that the output is the prior
-exactly; the fast weights run and are carried all the same.
+stream. While its head is untrained and zero, the output is the prior exactly; a model without a
+network is the prior alone, for less time.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ class StreamingConfig:
         ConfigError: a value out of range.
     """
 
-    network: NetworkConfig = field(default_factory=NetworkConfig)
+    network: NetworkConfig | None = field(default_factory=NetworkConfig)
+    """None: the prior alone; nothing is carried but the views that it matches against."""
     prior: PriorConfig = field(default_factory=PriorConfig)
     kept_views: int = 24
     """Earlier key frames kept as matching sources, at most."""
@@ -78,21 +79,26 @@ class StreamingModel(nn.Module):
         super().__init__()
         self.config = config or StreamingConfig()
         self.prior = MatchingPrior(self.config.prior)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.config.seed)
-            self.network = CompactNetwork(self.config.network)
+        self.network: CompactNetwork | None = None
+        if self.config.network is not None:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(self.config.seed)
+                self.network = CompactNetwork(self.config.network)
 
     @property
     def trained(self) -> bool:
-        """False while the network's head is zero: the output is then the prior, exactly."""
-        return self.network.corrects
+        """False without a network and while its head is zero: the output is then the prior,
+        exactly."""
+        return self.network is not None and self.network.corrects
 
     @property
     def device(self) -> torch.device:
-        return self.network.log_sharpness.device
+        return torch.device("cpu") if self.network is None else self.network.log_sharpness.device
 
     def describe(self) -> str:
         """One plain sentence or two on what the output is made of."""
+        if self.network is None:
+            return "Matching prior alone, without a network: nothing learned."
         parameters = sum(p.numel() for p in self.network.parameters())
         memory = f"{self.initial_state().memory.nbytes / 1e6:.1f} MB"
         network = f"network of {parameters / 1e6:.2f} M parameters, {memory} of fast weights"
@@ -105,6 +111,8 @@ class StreamingModel(nn.Module):
 
     def initial_state(self) -> StreamingState:
         """The state before the first batch."""
+        if self.network is None:
+            return StreamingState(MemoryState())
         return StreamingState(self.network.initial_state().detach())
 
     @torch.no_grad()
@@ -186,7 +194,7 @@ class StreamingModel(nn.Module):
 
     def _settled(self, state: StreamingState) -> StreamingState:
         """`state` after a few more of the records that wait were rewritten."""
-        if state.frame is None or not self.network.editable:
+        if state.frame is None or self.network is None or not self.network.editable:
             return state
         memory, records = rewritten(
             self.network, state.memory, state.records, state.frame, self.config.moved_at_once
@@ -196,7 +204,7 @@ class StreamingModel(nn.Module):
     def _key_records(
         self, batch: ViewBatch, record: WriteRecord | None, before: MemoryState
     ) -> list[KeyRecord]:
-        if record is None or not self.network.editable:
+        if record is None or self.network is None or not self.network.editable:
             return []
         written = int(before["written"].max())
         cpu = record.map(lambda t: t.detach().cpu())
@@ -214,6 +222,8 @@ class StreamingModel(nn.Module):
     def warm_up(self, height: int, width: int) -> None:
         """Compile and allocate for images of this size, so that the first batch is not late."""
         self.prior.warm_up(height, width)
+        if self.network is None:
+            return
         cells = torch.zeros(1, -(-height // CELL), -(-width // CELL), len(CELL_CHANNELS))
         flat = PriorDepth(
             depth=np.ones((height, width), np.float32),
@@ -258,6 +268,8 @@ class StreamingModel(nn.Module):
             _stack(prior, name).to(self.device) for name in ("depth", "confidence")
         )
         image = batch.image.to(self.device)
+        if self.network is None:
+            return Prediction.plain(depth, confidence, image), memory, None
         views = self._network_input(frame, batch, prior, depth, confidence)
         memory = memory.map(lambda t: t.to(self.device))
         out, memory = self.network(views.padded(PATCH), memory, write=write)
@@ -318,7 +330,7 @@ class StreamingModel(nn.Module):
         )
 
     def _check(self, state: StreamingState) -> None:
-        expected = self.network.initial_state().to_tensors()
+        expected = self.initial_state().memory.to_tensors()
         given = state.memory.to_tensors()
         if {k: t.shape for k, t in expected.items()} != {k: t.shape for k, t in given.items()}:
             raise StateMismatchError(

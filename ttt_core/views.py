@@ -103,6 +103,12 @@ class Prediction:
     opacity_logit_residual: Tensor  # (V, H, W)
     rotation_residual: Tensor  # (V, 3, H, W), axis-angle
 
+    @classmethod
+    def plain(cls, depth: Tensor, confidence: Tensor, image: Tensor) -> Prediction:
+        """Without residuals: depth and confidence (V, H, W), and the picture (V, 3, H, W)."""
+        none = torch.zeros_like(image)
+        return cls(depth, confidence, image, none, torch.zeros_like(depth), none)
+
 
 def posed_images(batch: ViewBatch) -> list[PosedImage]:
     """The views of `batch` as the matching prior takes them: grey, float64 pinholes."""

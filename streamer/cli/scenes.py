@@ -22,7 +22,7 @@ class Options:
     """Seeds to draw from; kept_out has a texture family and a camera mode of its own."""
     seed: int = 0
     """Seed of the first scene; the others follow."""
-    kind: Literal["room", "objects", "outdoor"] | None = None
+    kind: Literal["room", "objects", "outdoor", "aerial"] | None = None
     """Only scenes of this kind."""
     views: int = 32
     """Length of the streams; eight views of each are shown."""

@@ -24,6 +24,7 @@ from ttt_core.compact_checkpoint import load_compact
 from ttt_core.default_model import PACKAGED
 from ttt_core.matching import MatchingPrior, PosedImage, PriorConfig
 from ttt_core.network import MEMORIES, NetworkConfig
+from ttt_core.streaming_state import StreamingState
 from ttt_core.training.export import export_compact
 
 CARRIED = [memory for memory in MEMORIES if memory != "none"]
@@ -358,3 +359,24 @@ def test_the_packaged_checkpoint_loads_and_corrects() -> None:
     (_, ours), (_, theirs) = (m.stream(m.initial_state(), batch) for m in (bare, packaged))
     assert theirs.depth.isfinite().all()
     assert (ours.depth - theirs.depth).abs().max() > 1e-3
+
+
+def test_without_a_network_it_is_the_prior_of_an_untrained_one() -> None:
+    """Same depth and confidence bit for bit, a state that can be saved, moved and asked."""
+    bare, untrained = default_model("none"), StreamingModel().eval()
+    ours, theirs = bare.initial_state(), untrained.initial_state()
+    for batch in batches(2):
+        bare.warm_up(*batch.image.shape[-2:])
+        ours, said = bare.stream(ours, batch)
+        theirs, expected = untrained.stream(theirs, batch)
+        assert torch.equal(said.depth, expected.depth)
+        assert torch.equal(said.confidence, expected.confidence)
+        assert torch.equal(said.color, batch.image)
+        assert not said.opacity_logit_residual.any()
+    assert ours.memory.nbytes == 0 and not ours.records
+    again = StreamingState.from_tensors(ours.to_tensors())
+    assert torch.equal(bare.query(again, batch).depth, bare.query(ours, batch).depth)
+    moved = bare.move(ours, {ours.views[0].key: np.eye(4)})
+    assert np.array_equal(moved.views[0].c2w, np.eye(4))
+    with pytest.raises(StateMismatchError):
+        bare.stream(theirs, batch)

@@ -10,8 +10,9 @@ import torch
 from ttt_core.errors import ConfigError
 
 Split = Literal["train", "validation", "kept_out"]
-Kind = Literal["room", "objects", "outdoor"]
+Kind = Literal["room", "objects", "outdoor", "aerial"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+SHARES = (0.4, 0.2, 0.2, 0.2)  # of the kinds, where none is asked for
 SPLITS: tuple[Split, ...] = get_args(Split)
 
 KEPT_OUT_TEXTURE = "voronoi"  # a family that train and validation never see
@@ -26,9 +27,12 @@ class SceneConfig:
     width: int = 144
     views: int = 32
     kind: Kind | None = None
-    """All sequences of one kind; None draws rooms .5, objects .25, outdoor .25."""
+    """All sequences of one kind; None draws them by `SHARES`."""
     step: float = 1.0
     """Factor on the length of the steps and the turns between views."""
+    step_spread: float = 1.0
+    """Every sequence's own factor lies between `step` and `step` times this, evenly in its
+    logarithm: streams of different pace in one set."""
     textures: int = 12
     """Textures made for each scene."""
     texture_size: int = 256
@@ -51,6 +55,8 @@ class SceneConfig:
             raise ConfigError(f"texture_size is {size}: give a power of two from 16 up")
         if not 0 < self.step < 100:
             raise ConfigError(f"step is {self.step}: give a factor above 0 and below 100")
+        if not 1 <= self.step_spread < 100:
+            raise ConfigError(f"step_spread is {self.step_spread}: give 1 to 100")
         if self.kind is not None and self.kind not in KINDS:
             raise ConfigError(f"kind is {self.kind!r}: give one of {', '.join(KINDS)} or None")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import Tensor
 from ttt_core.errors import ConfigError
 from ttt_core.scenes.atlas import Atlas
 from ttt_core.scenes.cast import ListFan, PictureFan, nearest
-from ttt_core.scenes.config import KINDS, SPLITS, SceneConfig, SceneSequence, Split
+from ttt_core.scenes.config import KINDS, SHARES, SPLITS, SceneConfig, SceneSequence, Split
 from ttt_core.scenes.layouts import LAYOUTS, Layout
 from ttt_core.scenes.photograph import photograph
 from ttt_core.scenes.shading import Shader
@@ -62,7 +63,10 @@ def _make(seed: int, split: Split, config: SceneConfig, where: torch.device) -> 
     kept_out = split == "kept_out"
     streams = np.random.SeedSequence([SPLITS.index(split), seed]).spawn(5)
     draw, build, paint, move, shoot = (np.random.default_rng(stream) for stream in streams)
-    kind = config.kind or KINDS[int(draw.choice(3, p=[0.5, 0.25, 0.25]))]
+    kind = config.kind or KINDS[int(draw.choice(len(KINDS), p=SHARES))]
+    if config.step_spread > 1:
+        pace = config.step_spread ** draw.uniform()
+        config = replace(config, step=config.step * pace, step_spread=1.0)
     layout = LAYOUTS[kind](build, config.textures)
     fxfycxcy = _intrinsics(draw, config)
     trajectory = _best_trajectory(move, layout, config, fxfycxcy, kept_out)

@@ -1,4 +1,4 @@
-"""The three kinds of scene: rooms, groups of objects, outdoors."""
+"""The kinds of scene: rooms, groups of objects, outdoors, land from above."""
 
 from __future__ import annotations
 
@@ -6,19 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ttt_core.scenes.colour import oklab
+from ttt_core.scenes.builder import Builder
 from ttt_core.scenes.config import Kind
-from ttt_core.scenes.solids import (
-    BOX,
-    ELLIPSOID,
-    FRUSTUM,
-    Look,
-    Solid,
-    Terrain,
-    World,
-    any_turn,
-    yaw,
-)
+from ttt_core.scenes.solids import BOX, Look, Solid, Terrain, World, yaw
 from ttt_core.scenes.types import Array
 
 
@@ -41,137 +31,6 @@ class Layout:
     """Solids nearer than this to the camera's way are taken away, metres."""
 
 
-class _Builder:
-    """Draws solids with looks from one random stream."""
-
-    def __init__(self, rng: np.random.Generator, textures: int) -> None:
-        self.rng, self.textures, self.solids = rng, textures, list[Solid]()
-
-    def look(self, size: float = 1.0) -> Look:
-        rng = self.rng
-        tint = oklab(*rng.uniform([[0.75], [0.0], [0.0]], [[1.0], [0.03], [6.28]]))[0]
-        shiny = rng.random() < 0.3
-        return Look(
-            texture=int(rng.integers(self.textures)),
-            scale=float(np.exp(rng.normal(0, 0.4)) * 0.55 / max(size, 0.15) ** 0.6),
-            tint=(float(tint[0]), float(tint[1]), float(tint[2])),
-            specular=float(rng.uniform(0.1, 0.6)) if shiny else 0.0,
-            gloss=float(rng.uniform(8, 60)),
-        )
-
-    def add(
-        self, shape: int, centre: Array, half: Array, turn: Array, look: Look, top: float = 1.0
-    ) -> Solid:
-        solid = Solid(shape=shape, centre=centre, half=half, turn=turn, look=look, top=top)
-        self.solids.append(solid)
-        return solid
-
-    def cut(self, solid: Solid) -> None:
-        """Takes a box or an ellipsoid out of a box, through one of its sides."""
-        rng = self.rng
-        axis, side = int(rng.integers(3)), float(rng.choice([-1.0, 1.0]))
-        at = rng.uniform(-0.4, 0.4, 3)
-        at[axis] = side
-        half = solid.half * rng.uniform(0.3, 0.65, 3)
-        half[axis] = solid.half[axis] * rng.uniform(0.3, 2.2)
-        solid.cutter = Solid(
-            shape=BOX if rng.random() < 0.6 else ELLIPSOID,
-            centre=solid.centre + solid.turn @ (at * solid.half),
-            half=half,
-            turn=solid.turn @ (yaw(rng.uniform(0, 0.8)) if rng.random() < 0.3 else np.eye(3)),
-        )
-
-    def thing(self, x: float, y: float, floor: float, size: float) -> None:
-        """One solid that stands (mostly) on the floor."""
-        rng = self.rng
-        shape = int(rng.choice([BOX, ELLIPSOID, FRUSTUM], p=[0.55, 0.2, 0.25]))
-        half = size * np.exp(rng.normal(0, 0.4, 3)) * 0.5
-        if rng.random() < 0.15:  # thin and flat ones
-            half[rng.integers(3)] *= rng.uniform(0.05, 0.2)
-        turn = yaw(rng.uniform(0, 2 * np.pi))
-        rise = half[2]
-        if rng.random() < 0.12:
-            turn = any_turn(rng)
-            rise = float(np.abs(turn[2] * half).sum())
-        if shape == FRUSTUM:
-            half[1] = half[0]
-        if shape == ELLIPSOID and rng.random() < 0.3:
-            rise *= 0.6  # half sunk, like a mound
-        centre = np.array([x, y, floor + rise])
-        top = float(rng.choice([1.0, 0.9, 0.6, 0.15, 0.02]))
-        solid = self.add(shape, centre, half, turn, self.look(size), top)
-        if shape == BOX and rng.random() < 0.45:
-            self.cut(solid)
-        if shape == BOX and rng.random() < 0.35:  # something on top of it
-            small = size * rng.uniform(0.2, 0.5)
-            peak = floor + rise + float(np.abs(turn[2] * half).sum())
-            self.thing_on(x, y, peak, small)
-
-    def thing_on(self, x: float, y: float, floor: float, size: float) -> None:
-        """A small solid on something else."""
-        rng = self.rng
-        shape = int(rng.integers(3))
-        half = size * np.exp(rng.normal(0, 0.3, 3)) * 0.5
-        if shape == FRUSTUM:
-            half[1] = half[0]
-        centre = np.array([x, y, floor + half[2]])
-        turn = yaw(rng.uniform(0, 2 * np.pi))
-        self.add(shape, centre, half, turn, self.look(size), rng.uniform(0.2, 1))
-
-    def table(self, x: float, y: float, floor: float) -> None:
-        """A top on four legs with things on it."""
-        rng = self.rng
-        wide, deep, high = rng.uniform(0.35, 0.9), rng.uniform(0.3, 0.6), rng.uniform(0.45, 1.0)
-        turn, thick, leg = yaw(rng.uniform(0, 2 * np.pi)), 0.025, rng.uniform(0.02, 0.05)
-        look, legs = self.look(), self.look(0.4)
-        origin = np.array([x, y, floor])
-        top = np.array([wide, deep, thick])
-        self.add(BOX, origin + np.array([0.0, 0.0, high - thick]), top, turn, look)
-        for sx, sy in ((-1, -1), (-1, 1), (1, -1), (1, 1)):
-            at = turn @ np.array([sx * (wide - leg), sy * (deep - leg), 0.5 * high - thick])
-            self.add(BOX, origin + at, np.array([leg, leg, 0.5 * high - thick]), turn, legs)
-        for _ in range(rng.integers(1, 4)):
-            at = turn @ np.array([*rng.uniform(-0.7, 0.7, 2) * [wide, deep], 0.0])
-            self.thing_on(x + at[0], y + at[1], floor + high, rng.uniform(0.1, 0.35))
-
-    def tree(self, x: float, y: float, floor: float, size: float) -> None:
-        """A trunk under two or three crowns, or a cone."""
-        rng = self.rng
-        bark, leaves = self.look(size), self.look(size * 0.5)
-        trunk = size * rng.uniform(0.25, 0.5)
-        radius = size * rng.uniform(0.02, 0.05)
-        half = np.array([radius, radius, trunk])
-        self.add(FRUSTUM, np.array([x, y, floor + trunk]), half, np.eye(3), bark, 0.7)
-        if rng.random() < 0.3:
-            half = size * np.array([0.22, 0.22, 0.4])
-            at = np.array([x, y, floor + 1.3 * trunk + half[2]])
-            self.add(FRUSTUM, at, half, np.eye(3), leaves, 0.02)
-            return
-        for _ in range(rng.integers(1, 4)):
-            at = np.array([x, y, floor + 2 * trunk]) + rng.normal(0, 0.1, 3) * size
-            half = size * rng.uniform(0.12, 0.3, 3)
-            self.add(ELLIPSOID, at, half, any_turn(rng), leaves)
-
-    def pole(self, x: float, y: float, floor: float, height: float) -> None:
-        """A thin upright thing."""
-        radius = self.rng.uniform(0.015, 0.06)
-        half = np.array([radius, radius, 0.5 * height])
-        centre = np.array([x, y, floor + 0.5 * height])
-        self.add(FRUSTUM, centre, half, np.eye(3), self.look(0.3))
-
-    def rack(self, x: float, y: float, floor: float, turn: Array) -> None:
-        """A lattice of thin bars: a shelf, a chair's back, a fence."""
-        rng = self.rng
-        wide, high, bar = rng.uniform(0.3, 0.8), rng.uniform(0.5, 1.6), rng.uniform(0.012, 0.03)
-        look, deep = self.look(0.4), rng.choice([0.02, 0.15])
-        for level in np.linspace(0.1, 1.0, int(rng.integers(3, 6))):
-            at = np.array([x, y, floor + level * high])
-            self.add(BOX, at, np.array([wide, deep, bar]), turn, look)
-        for side in (-1, 1):
-            at = np.array([x, y, floor + 0.5 * high]) + turn @ np.array([side * wide, 0, 0])
-            self.add(BOX, at, np.array([bar, deep, 0.5 * high]), turn, look)
-
-
 def _warm_white(rng: np.random.Generator, spread: float) -> Array:
     """Light on the one axis from warm to cool."""
     warm = rng.normal(0, spread)
@@ -185,7 +44,7 @@ def _targets(solids: list[Solid]) -> Array:
 
 def room(rng: np.random.Generator, textures: int) -> Layout:
     """A furnished room of 3 to 10 m, some with a partition wall, lit by one lamp."""
-    build = _Builder(rng, textures)
+    build = Builder(rng, textures)
     size = np.array([rng.uniform(3.2, 9.0), rng.uniform(3.2, 7.0), rng.uniform(2.3, 3.6)])
     half = 0.5 * size
     # A little turn keeps walls off the axes that rays could run exactly along.
@@ -257,7 +116,7 @@ def room(rng: np.random.Generator, textures: int) -> Layout:
     )
 
 
-def _outside(rng: np.random.Generator, build: _Builder, terrain: Terrain, scale: float) -> World:
+def _outside(rng: np.random.Generator, build: Builder, terrain: Terrain, scale: float) -> World:
     light, height = _warm_white(rng, 0.1), rng.uniform(0.35, 1.2)
     heading = rng.uniform(0, 2 * np.pi)
     sun = np.array(
@@ -284,6 +143,18 @@ def _outside(rng: np.random.Generator, build: _Builder, terrain: Terrain, scale:
     )
 
 
+def _darken(rng: np.random.Generator, world: World, reach: float) -> None:
+    """Night, or a dark studio: one lamp near the things, whose light does not reach far."""
+    angle, away = rng.uniform(0, 2 * np.pi), reach * rng.uniform(1.2, 2.2)
+    height = reach * rng.uniform(0.8, 2.0)
+    world.lamp = np.array([away * np.cos(angle), away * np.sin(angle), height])
+    world.lamp_reach = float(np.linalg.norm(world.lamp))
+    world.lamp_colour = rng.uniform(1.0, 2.2) * _warm_white(rng, 0.1)
+    world.ambient = world.ambient * rng.uniform(0.03, 0.25)
+    world.sky_light = float(rng.uniform(0.0, 0.15))
+    world.haze = 0.0
+
+
 def _waves(rng: np.random.Generator, relief: float, scale: float) -> Terrain:
     count = 5
     length = scale * np.exp(rng.uniform(0.8, 2.8, count))
@@ -295,7 +166,7 @@ def _waves(rng: np.random.Generator, relief: float, scale: float) -> Terrain:
 
 def objects(rng: np.random.Generator, textures: int) -> Layout:
     """A group of things within some two metres on a floor, seen from around it."""
-    build = _Builder(rng, textures)
+    build = Builder(rng, textures)
     reach = rng.uniform(0.6, 1.6)
     for _ in range(rng.integers(7, 16)):
         x, y = rng.normal(0, 0.5, 2) * reach
@@ -310,9 +181,12 @@ def objects(rng: np.random.Generator, textures: int) -> Layout:
         x, y = away * np.cos(angle), away * np.sin(angle)
         build.thing(float(x), float(y), 0.0, rng.uniform(1.0, 3.0))
     wide, away = 2.2 * reach + 0.5, float(reach)
+    world = _outside(rng, build, Terrain(), 1.0)
+    if rng.random() < 0.35:
+        _darken(rng, world, reach)
     return Layout(
         kind="objects",
-        world=_outside(rng, build, Terrain(), 1.0),
+        world=world,
         low=np.array([-wide, -wide, 0.3 * away]),
         high=np.array([wide, wide, 1.3 * away + 0.2]),
         centre=np.array([0.0, 0.0, 0.35 * reach]),
@@ -324,7 +198,7 @@ def objects(rng: np.random.Generator, textures: int) -> Layout:
 
 def outdoor(rng: np.random.Generator, textures: int) -> Layout:
     """Buildings, trees, poles and blocks on terrain or a plane under a sky."""
-    build = _Builder(rng, textures)
+    build = Builder(rng, textures)
     scale = rng.uniform(1.0, 2.0)
     relief = 0.0 if rng.random() < 0.4 else rng.uniform(0.3, 1.6) * scale
     terrain = _waves(rng, relief, scale) if relief else Terrain()
@@ -365,4 +239,34 @@ def outdoor(rng: np.random.Generator, textures: int) -> Layout:
     )
 
 
-LAYOUTS = {"room": room, "objects": objects, "outdoor": outdoor}
+def aerial(rng: np.random.Generator, textures: int) -> Layout:
+    """Woods, houses and blocks on land, seen from a survey flight above them."""
+    build = Builder(rng, textures)
+    above = rng.uniform(6.0, 16.0)
+    size = above * rng.uniform(0.07, 0.24)  # of the typical thing
+    terrain = _waves(rng, rng.uniform(0.0, 0.12) * above, 0.4 * above)
+    woods = rng.uniform(0.0, 0.9)
+
+    def floor(x: float, y: float) -> float:
+        return float(terrain.height(np.array([x, y]))) - 0.1 * size
+
+    for _ in range(rng.integers(60, 130)):
+        x, y = (float(c) for c in rng.normal(0, 0.75, 2) * above)
+        if rng.random() < woods:
+            build.tree(x, y, floor(x, y), size * np.exp(rng.normal(0, 0.35)) * 1.5)
+        else:
+            build.thing(x, y, floor(x, y), size * np.exp(rng.normal(0, 0.5)))
+    wide = 1.3 * above
+    return Layout(
+        kind="aerial",
+        world=_outside(rng, build, terrain, 0.25 * above),
+        low=np.array([-wide, -wide, 0.9 * above]),
+        high=np.array([wide, wide, 1.1 * above]),
+        centre=np.array([0.0, 0.0, 0.1 * above]),
+        targets=_targets(build.solids),
+        stride=float(above * rng.uniform(0.03, 0.08)),
+        clearance=0.3 * above,
+    )
+
+
+LAYOUTS = {"room": room, "objects": objects, "outdoor": outdoor, "aerial": aerial}

@@ -99,7 +99,8 @@ class Shader:
                 out[i] = colour
                 continue
             above = horizon + (air - horizon) * rise
-            out[i] = torch.where(sky, above + (0.95 - above) * cloud, colour)
+            shown = (above + (0.95 - above) * cloud) * world.sky_light
+            out[i] = torch.where(sky, shown, colour)
         return out
 
     def _own(self, column: Tensor, px: Tensor, py: Tensor, pz: Tensor) -> list[Tensor]:

@@ -94,6 +94,8 @@ class World:
     sky_colour: Array
     haze: float
     """Extinction per metre."""
+    sky_light: float = 1.0
+    """Factor on what the sky shows: 0 is a black one."""
 
 
 class SurfaceTable:

@@ -23,6 +23,7 @@ MODES: dict[str, dict[str, float]] = {
     },
     "objects": {"walk_gaze": 2, "orbit": 4, "out_and_back": 1.5, "handheld": 1.5, "pan_back": 1},
     "outdoor": {"walk_gaze": 3, "walk_forward": 3, "out_and_back": 2, "loop": 1, "pan_back": 1.5},
+    "aerial": {"survey": 4, "orbit": 1, "walk_gaze": 1},
 }
 
 
@@ -52,7 +53,7 @@ def make_trajectory(
     wanted = _gaze(rng, layout, position, mode)
     rate = np.deg2rad(rng.uniform(4.0, 8.0)) * config.step
     # Straight down there is little to see; things on a floor are looked at from above.
-    lowest = -0.7 if layout.kind == "objects" else -0.42
+    lowest = {"objects": -0.7, "aerial": -0.97}.get(layout.kind, -0.42)
     forward = _follow(wanted, rate, lowest)
     shake = rng.uniform(0.3, 1.5) * layout.stride
     position = position + 0.06 * shake * _drift(rng, len(position), 3, 3.0)
@@ -115,6 +116,16 @@ def _positions(rng: np.random.Generator, layout: Layout, way: Array, mode: str) 
             [middle[0] + half[0] * np.cos(angle), middle[1] + half[1] * np.sin(angle), height], -1
         )
         return path @ turn.T
+    if mode == "survey":  # strips side by side
+        heading, length = rng.uniform(0, 2 * np.pi), rng.uniform(0.6, 1.2) * float(high[0])
+        apart = rng.uniform(2.0, 4.0) * layout.stride
+        strip, along = np.divmod(way + rng.uniform(0, length), length + apart)
+        sideways = strip * apart + np.clip(along - length, 0.0, apart)
+        along = np.minimum(along, length)
+        along = np.where(strip % 2 == 0, along, length - along) - 0.5 * length
+        c, s = np.cos(heading), np.sin(heading)
+        height = np.full_like(along, rng.uniform(low[2], high[2]))
+        return np.stack([c * along - s * sideways, s * along + c * sideways, height], -1)
     if mode == KEPT_OUT_CAMERA:  # sideways along a line, and back where the room ends
         heading = rng.uniform(0, 2 * np.pi)
         along = np.array([np.cos(heading), np.sin(heading), 0.0])
@@ -169,6 +180,9 @@ def _gaze(rng: np.random.Generator, layout: Layout, position: Array, mode: str) 
         across = np.cross(position[-1] - position[0] + motion[0], [0.0, 0.0, 1.0])
         side = np.sign(float((across * inward.mean(0)).sum())) or 1.0
         return np.broadcast_to(side * across / np.linalg.norm(across) + down, (count, 3))
+    if mode == "survey":  # down and a little ahead, the same way on every strip
+        ahead = _unit(motion[:1] * [1, 1, 0]) * rng.uniform(0.1, 0.9)
+        return ahead + np.array([0.0, 0.0, -1.0]) + 0.05 * _drift(rng, count, 3, 10.0)
     if mode in ("walk_forward", "out_and_back"):
         forward = motion
         if mode == "out_and_back" and rng.random() < 0.5:  # walks back without turning round

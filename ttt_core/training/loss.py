@@ -41,6 +41,11 @@ class LossConfig:
     """The same, of the logits before the decoder along the ray."""
     depth: float = 1.0
     """L1 of the pixels' log depth."""
+    detail: float = 0.0
+    """`detail_scale` log(1 + |error| / `detail_scale`) of the pixels' log depth: its pull is
+    strongest where the depth is almost right, so that gross errors elsewhere do not buy blurred
+    surfaces."""
+    detail_scale: float = 0.02
     edges: float = 0.25
     """L1 of the differences between neighbouring pixels' log depth."""
     confidence: float = 0.2
@@ -65,6 +70,8 @@ class LossConfig:
             raise ConfigError(f"truncate is {self.truncate}: give at least 1 batch")
         if not 0 <= self.reset <= 1:
             raise ConfigError(f"reset is {self.reset}: give a probability")
+        if not self.detail_scale > 0:
+            raise ConfigError(f"detail_scale is {self.detail_scale}: give a number > 0")
         if not 0 < self.agreement < 1:
             raise ConfigError(
                 f"agreement is {self.agreement}: give a share of the depth, e.g. 0.05"
@@ -151,6 +158,7 @@ def _terms(
         "planes": _cross_entropy(output.plane_logits, step, log_range, mean),
         "prior_planes": _cross_entropy(output.prior_logits, step, log_range, mean),
         "depth": mean(error, known),
+        "detail": mean(config.detail_scale * torch.log1p(error / config.detail_scale), known),
         "edges": _edges(output.log_depth - truth, known, mean),
         "confidence": mean(
             F.binary_cross_entropy_with_logits(

@@ -82,9 +82,10 @@ def test_figures_are_fetched_at_once() -> None:
 
 def test_the_loss_is_the_weighted_sum_of_its_terms() -> None:
     batch = steps(0)
-    total, figures = sequence_loss(network(acting=0.3), batch, STEADY, chance())
-    names = ("token_depth", "planes", "prior_planes", "depth", "edges", "confidence")
-    expected = sum(getattr(STEADY, name) * figures[name] for name in names)
+    config = replace(STEADY, detail=0.7)
+    total, figures = sequence_loss(network(acting=0.3), batch, config, chance())
+    names = ("token_depth", "planes", "prior_planes", "depth", "detail", "edges", "confidence")
+    expected = sum(getattr(config, name) * figures[name] for name in names)
     assert float(total.detach()) == pytest.approx(expected, rel=1e-4)
 
 
@@ -228,3 +229,20 @@ def test_settings_out_of_range_are_refused() -> None:
     for options in ({"truncate": 0}, {"reset": 1.5}, {"agreement": 1.0}):
         with pytest.raises(ConfigError, match="give a"):
             LossConfig(**options)
+
+
+def test_detail_forgives_gross_errors() -> None:
+    """With a large scale it is the mean error; with a small one gross errors hardly count."""
+    model, batch = network(acting=0.3), steps(0)
+
+    def terms(scale: float) -> tuple[float, float]:
+        config = replace(STEADY, detail=1.0, detail_scale=scale)
+        _, figures = sequence_loss(model, batch, config, chance())
+        return figures["detail"], figures["depth"]
+
+    same, error = terms(1e3)
+    assert same == pytest.approx(error, rel=1e-3)
+    forgiving, error = terms(1e-3)
+    assert 0 < forgiving < 0.1 * error
+    with pytest.raises(ConfigError, match="detail_scale"):
+        LossConfig(detail_scale=0.0)
