@@ -20,6 +20,7 @@ VERBS = {
     "push": "send a recorded capture to a daemon, as a camera would",
     "run": "a recorded capture to a map, in one process without a daemon",
     "watch": "live status of a daemon's sessions; mirrors the map to a file",
+    "status": "one look at a daemon; the exit code is for health checks",
     "view": "the live page for a daemon on another machine",
     "export": "a session's map as a file",
     "train": "train the network, on procedural scenes or on captures",

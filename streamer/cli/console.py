@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -22,6 +22,20 @@ _LINE_EVERY_S = 5.0
 def console() -> Console:
     """Standard output; long lines are not broken, so that other programs can read them."""
     return Console(highlight=False, soft_wrap=True)
+
+
+def table(rows: Sequence[Sequence[str]], *, left: int = 1) -> str:
+    """Rows as aligned columns, the first `left` of them to the left. Never cut: a name that is
+    shortened to fit a terminal is no name.
+    """
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if column < left else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )
 
 
 class FrameProgress:
