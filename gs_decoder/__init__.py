@@ -39,12 +39,16 @@ if TYPE_CHECKING:
         Render,
         rasterize,
     )
+    from gs_decoder.view import local_viewmat, render_view
 
 # numba takes a second to import: whoever only mirrors a map should not wait for it.
-_LAZY = dict.fromkeys(
-    ("NumbaRasterizer", "RasterBackendError", "RasterError", "Render", "rasterize"),
-    "gs_decoder.raster",
-)
+_LAZY = {
+    **dict.fromkeys(
+        ("NumbaRasterizer", "RasterBackendError", "RasterError", "Render", "rasterize"),
+        "gs_decoder.raster",
+    ),
+    **dict.fromkeys(("local_viewmat", "render_view"), "gs_decoder.view"),
+}
 
 
 def __getattr__(name: str) -> object:
@@ -71,7 +75,9 @@ __all__ = [
     "offset_path",
     "psnr",
     "rasterize",
+    "local_viewmat",
     "read_ply",
+    "render_view",
     "splats_from_depth",
     "ssim",
     "write_ply",

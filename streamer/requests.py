@@ -95,14 +95,33 @@ class Picture:
     png: bytes
     alpha_mean: float
     """How much of it the map covers, 0..1."""
+    depth_png: bytes | None = None
+    """16-bit PNG of z-depth, where it was asked for."""
+    depth_unit_m: float | None = None
+    """Metres a step of it stands for."""
 
     def rgb(self) -> np.ndarray:
-        """(H, W, 3) uint8."""
+        """(H, W, 3) uint8; of a picture with alpha its colours alone."""
+        return self._read(self.png, "IMREAD_COLOR_RGB")
+
+    def rgba(self) -> np.ndarray:
+        """(H, W, 4) uint8, colours not multiplied by alpha; for a picture asked for with it."""
+        return self._read(self.png, "IMREAD_UNCHANGED")[..., [2, 1, 0, 3]]
+
+    def depth(self) -> np.ndarray:
+        """(H, W) float32 z-depth in metres; 0 where the map covers less than half of the pixel."""
+        if self.depth_png is None or self.depth_unit_m is None:
+            raise ValueError("this picture came without depth: ask with render(..., depth=True)")
+        steps = self._read(self.depth_png, "IMREAD_UNCHANGED")
+        return steps.astype(np.float32) * np.float32(self.depth_unit_m)
+
+    @staticmethod
+    def _read(png: bytes, how: str) -> np.ndarray:
         import cv2
 
-        bgr = cv2.imdecode(np.frombuffer(self.png, np.uint8), cv2.IMREAD_COLOR)
-        assert bgr is not None
-        return bgr[..., ::-1].copy()
+        image = cv2.imdecode(np.frombuffer(png, np.uint8), getattr(cv2, how))
+        assert image is not None
+        return image
 
 
 class Requests:
@@ -207,13 +226,41 @@ class Requests:
         request = ExportRequest(session=session, format=format, id=next(self._numbers))
         return bytes(self._one_part(self._ask(request, slow=True)))
 
-    def render(self, session: str, c2w: npt.ArrayLike, camera: CameraHeader) -> Picture:
-        """The map seen from ``c2w`` (4, 4), OpenCV axes, through a pinhole camera."""
+    def render(
+        self,
+        session: str,
+        c2w: npt.ArrayLike,
+        camera: CameraHeader,
+        *,
+        background: tuple[float, float, float] | None = None,
+        rgba: bool = False,
+        depth: bool = False,
+    ) -> Picture:
+        """The map seen from ``c2w`` (4, 4), OpenCV axes, through a pinhole camera.
+
+        Args:
+            background: rgb, 0..1, behind the map; None: black.
+            rgba: a picture with alpha in the place of a background.
+            depth: z-depth too.
+        """
         pose = np.asarray(c2w, np.float64).reshape(16).tolist()
-        request = RenderRequest(session=session, c2w=pose, camera=camera, id=next(self._numbers))
+        request = RenderRequest(
+            session=session,
+            c2w=pose,
+            camera=camera,
+            background=background,
+            rgba=rgba,
+            depth=depth,
+            id=next(self._numbers),
+        )
         message = self._ask(request, slow=True)
-        alpha = message.read(RenderAnswer).alpha_mean
-        return Picture(bytes(self._one_part(message)), alpha)
+        answer = message.read(RenderAnswer)
+        if not depth:
+            return Picture(bytes(self._one_part(message)), answer.alpha_mean)
+        if len(message.parts) != 2 or answer.depth_unit_m is None:
+            raise ProtocolError("bad_part", f"{len(message.parts)} parts came, expected two")
+        png, depth_png = (bytes(part) for part in message.parts)
+        return Picture(png, answer.alpha_mean, depth_png, answer.depth_unit_m)
 
     def close(self) -> None:
         """Disconnect."""

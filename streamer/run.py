@@ -21,6 +21,8 @@ from streamer.session.engine import Engine
 from streamer.session.settings import engine_config
 from streamer.session.threads import use_all_cores
 from streamer.sources import Capture, CaptureFrame, load_frame
+from streamer.trajectory import CAMERAS_FILE, write_cameras
+from streamer.undistort import working_size
 from ttt_core import default_model
 
 _AHEAD = 16
@@ -217,13 +219,16 @@ def run_capture(
 def write_results(
     out: Path, engine: Engine, plan: RunPlan, outcome: RunOutcome
 ) -> tuple[dict[str, Any], Scores]:
-    """`map.ply`, `renders.png` and `report.json` of a finished map; the figures and scores.
+    """`map.ply`, `cameras.json`, `renders.png` and `report.json` of a finished map.
+
+    Returns the figures and scores.
 
     Frames kept back that cannot be read are added to the outcome's unreadable ones.
     """
     origin = world_origin(engine.map.chunks.values())
     splats = engine.splats_world(origin)
     write_ply(out / "map.ply", splats, offset=origin)
+    _write_keyframes(out / CAMERAS_FILE, engine, plan)
 
     known = {unreadable.frame.index for unreadable in outcome.unreadable}
 
@@ -263,6 +268,19 @@ def write_results(
     }
     write_report(out / "report.json", figures, scores)
     return figures, scores
+
+
+def _write_keyframes(path: Path, engine: Engine, plan: RunPlan) -> None:
+    """The key frames' poses as they are at the end, with their lens at the working size."""
+    keyframes = list(engine.keyframes.values())
+    frames = [plan.given[keyframe.seq] for keyframe in keyframes]
+    models = [plan.capture.camera_of(frame) for frame in frames]
+    write_cameras(
+        path,
+        [keyframe.c2w for keyframe in keyframes],
+        [m.scaled(*working_size(m.width, m.height, plan.long_side)) for m in models],
+        [frame.image_path.name for frame in frames],
+    )
 
 
 def output_folder(path: Path) -> Path:

@@ -23,6 +23,7 @@ VERBS = {
     "status": "one look at a daemon; the exit code is for health checks",
     "view": "the live page for a daemon on another machine",
     "export": "a session's map as a file",
+    "render": "a video of a flight through a map",
     "train": "train the network, on procedural scenes or on captures",
     "scenes": "a contact sheet of the procedural scenes that training draws from",
     "doctor": "what works on this machine, and why the rest does not",

@@ -39,27 +39,30 @@ def table(rows: Sequence[Sequence[str]], *, left: int = 1) -> str:
 
 
 class FrameProgress:
-    """A bar of settled frames on a terminal, a plain line every five seconds elsewhere."""
+    """A bar of what is done on a terminal, a plain line every five seconds elsewhere."""
 
-    def __init__(self, out: Console, bar: Progress, total: int) -> None:
+    def __init__(self, out: Console, bar: Progress, total: int, what: str) -> None:
         self._out = out
         self._bar = bar
         self._total = total
-        self._task = bar.add_task("frames", total=total)
+        self._what = what
+        self._task = bar.add_task(what.split()[0], total=total)
         self._line_at = time.monotonic()
 
-    def update(self, settled: int) -> None:
-        """``settled`` frames of the total are done with."""
-        self._bar.update(self._task, completed=settled)
+    def update(self, done: int) -> None:
+        """``done`` of the total are done with."""
+        self._bar.update(self._task, completed=done)
         now = time.monotonic()
         if not self._out.is_terminal and now - self._line_at >= _LINE_EVERY_S:
             self._line_at = now
-            self._out.print(f"{settled} of {self._total} frames settled")
+            self._out.print(f"{done} of {self._total} {self._what}")
 
 
 @contextmanager
-def frame_progress(out: Console, total: int) -> Iterator[FrameProgress]:
-    """Shows progress for the time of the block."""
+def frame_progress(
+    out: Console, total: int, what: str = "frames settled"
+) -> Iterator[FrameProgress]:
+    """Shows progress for the time of the block; ``what`` is counted, in the plural."""
     columns = (
         TextColumn("[bold]{task.description}"),
         BarColumn(),
@@ -68,4 +71,4 @@ def frame_progress(out: Console, total: int) -> Iterator[FrameProgress]:
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=out, disable=not out.is_terminal) as bar:
-        yield FrameProgress(out, bar, total)
+        yield FrameProgress(out, bar, total, what)

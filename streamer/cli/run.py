@@ -1,9 +1,9 @@
 """Builds a map from a recorded capture in one process, without a daemon.
 
 Takes the frames in order, refines until the time is up or the map has settled, and leaves
-map.ply (in the capture's world), report.json and renders.png in the output folder. Ctrl-C ends it
-early with the map as it is by then (exit code 130). Frames whose files cannot be read are named and
-passed over (exit code 1).
+map.ply (in the capture's world), cameras.json (its key frames), report.json and renders.png in the
+output folder. Ctrl-C ends it early with the map as it is by then (exit code 130). Frames whose
+files cannot be read are named and passed over (exit code 1).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Options:
     capture: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CAPTURE")]
     """Folder of the capture, or its transforms.json."""
     out: Path
-    """Folder for map.ply, report.json and renders.png."""
+    """Folder for map.ply, cameras.json, report.json and renders.png."""
     frames: str | None = None
     """Only frames A:B, counted from 0, B not among them."""
     hold_out: int = 8
@@ -109,7 +109,7 @@ def run(options: Options) -> int:
         f"{outcome.frames_done} frames in {outcome.seconds:.1f} s, {figures['splats']} splats"
         f"{judged} ({escape(str(figures['hardware']))})"
     )
-    screen.print(f"map.ply, report.json and renders.png are in {escape(str(out))}")
+    screen.print(f"map.ply, cameras.json, report.json and renders.png are in {escape(str(out))}")
     if interrupt.came:
         return 130
     return 1 if outcome.unreadable else 0

@@ -15,6 +15,8 @@ Side = Annotated[int, Meta(ge=1, le=MAX_SIDE)]
 Name = Annotated[str, Meta(min_length=1, max_length=256)]
 Floats9 = Annotated[list[float], Meta(min_length=9, max_length=9)]
 Floats16 = Annotated[list[float], Meta(min_length=16, max_length=16)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+Colour = tuple[Share, Share, Share]
 Params = Annotated[list[float], Meta(min_length=1, max_length=16)]
 Version = tuple[UInt, UInt]
 

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import msgspec
 
-from streamer.protocol.fields import Floats16, Header, Stamp, UInt
+from streamer.protocol.fields import Colour, Floats16, Header, Stamp, UInt
 from streamer.protocol.messages import CameraHeader
 from streamer.protocol.update_headers import ChunkId, StatusHeader
 
@@ -105,11 +105,18 @@ class ExportRequest(SessionRequest, frozen=True, kw_only=True):
 
 
 class RenderRequest(SessionRequest, frozen=True, kw_only=True):
-    """A picture of the map from a camera, in the sender's world with OpenCV axes."""
+    """A picture of the map from a camera, in the sender's world with OpenCV axes.
+
+    `background` is what lies behind the map (rgb, 0..1; black by default); `rgba` asks for the
+    alpha as a fourth channel instead; `depth` for a second part, the z-depth.
+    """
 
     KIND: ClassVar[bytes] = b"RENDER"
     c2w: Floats16
     camera: CameraHeader
+    background: Colour | None = None
+    rgba: bool = False
+    depth: bool = False
 
 
 class LocalizeRequest(SessionRequest, frozen=True, kw_only=True):
@@ -211,7 +218,11 @@ class ExportAnswer(Request, frozen=True, kw_only=True):
 
 
 class RenderAnswer(Request, frozen=True, kw_only=True):
-    """One part: PNG; `alpha_mean` says how much of it the map covers."""
+    """A PNG, and where it was asked for a 16-bit PNG of depth in steps of `depth_unit_m`.
+
+    `alpha_mean` says how much of the picture the map covers.
+    """
 
     KIND: ClassVar[bytes] = b"RENDER"
     alpha_mean: float
+    depth_unit_m: float | None = None

@@ -27,7 +27,6 @@ from streamer.protocol.requests import (
     ManifestRequest,
     OkAnswer,
     PauseRequest,
-    RenderAnswer,
     RenderRequest,
     Request,
     RequestError,
@@ -44,7 +43,7 @@ from streamer.protocol.requests import (
     StatusAnswer,
     StatusRequest,
 )
-from streamer.publisher.jobs import Answer, Job, Workers, export_ply, render_png
+from streamer.publisher.jobs import Answer, Job, Workers, export_ply, render_picture
 from streamer.publisher.mirror import SessionMirror
 from streamer.publisher.outbox import Outbox
 from streamer.publisher.table import Differences
@@ -237,11 +236,7 @@ class Answers:
     def _render(self, reader: bytes, mirror: SessionMirror, request: RenderRequest) -> None:
         records = list(mirror.table.chunks.values())
 
-        def job() -> Answer:
-            png, alpha = render_png(records, request.c2w, request.camera)
-            return encode(RenderAnswer(id=request.id, alpha_mean=alpha), png)
-
-        self._work(reader, request.id, job)
+        self._work(reader, request.id, lambda: render_picture(records, request))
 
     def _work(self, reader: bytes, request_id: RequestId | None, job: Job) -> None:
         def done(result: Answer | ProtocolError) -> None:

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from streamer.protocol import Buffer, ProtocolError
+from streamer.protocol import Buffer, ProtocolError, encode
 from streamer.protocol.messages import CameraHeader
+from streamer.protocol.requests import RenderAnswer, RenderRequest
 from streamer.publisher.table import ChunkRecord
 
 if TYPE_CHECKING:
@@ -82,24 +83,30 @@ def export_ply(records: Sequence[ChunkRecord]) -> bytes:
     return encode_ply(to_world(chunks, origin=origin), offset=origin)
 
 
-def render_png(
-    records: Sequence[ChunkRecord], c2w: Sequence[float], camera: CameraHeader
-) -> tuple[bytes, float]:
-    """PNG of the map seen from a pinhole camera before black, and the mean of its alpha.
+def render_picture(records: Sequence[ChunkRecord], request: RenderRequest) -> Answer:
+    """The answer to RENDER: PNG of the map seen from a pinhole camera, and its depth if asked for.
 
-    Raises ProtocolError ``bad_pose``, ``bad_camera`` or ``too_large``.
+    Raises ProtocolError ``bad_pose``, ``bad_camera``, ``bad_header`` or ``too_large``.
     """
-    pose, K = check_pose(c2w), pinhole(camera)
-    import cv2
+    pose, K = check_pose(request.c2w), pinhole(request.camera)
+    if request.rgba and request.background is not None:
+        raise ProtocolError(
+            "bad_header", "background: a picture with alpha has none: leave it out or rgba"
+        )
+    from streamer.render import colour_png, depth_png, render_chunks
 
-    from streamer.render import render_chunks
-
-    picture = render_chunks(_chunks(records), pose, K, camera.width, camera.height)
-    rgb = picture.rgb.reshape(camera.height, camera.width, 3).clamp(0, 1).numpy()
-    ok, png = cv2.imencode(".png", np.round(rgb[..., ::-1] * 255).astype(np.uint8))
-    if not ok:
-        raise ProtocolError("internal", "the picture could not be encoded")
-    return png.tobytes(), float(picture.alpha.mean())
+    camera = request.camera
+    picture = render_chunks(
+        _chunks(records), pose, K, camera.width, camera.height, background=request.background
+    )
+    parts = [colour_png(picture, rgba=request.rgba)]
+    unit_m = None
+    if request.depth:
+        depth, unit_m = depth_png(picture)
+        parts.append(depth)
+    alpha = float(picture.alpha.mean())
+    header = RenderAnswer(id=request.id, alpha_mean=alpha, depth_unit_m=unit_m)
+    return encode(header, *parts)
 
 
 def check_pose(c2w: Sequence[float]) -> np.ndarray:

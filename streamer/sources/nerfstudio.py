@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from streamer.camera import CameraError, CameraModel
 from streamer.conventions import PoseError, check_pose, to_opencv
 from streamer.sources.capture import (
@@ -58,9 +60,7 @@ def open_nerfstudio(path: Path) -> Capture:
     listing = path if path.is_file() else path / FILE
     root = listing.parent
     document = _read(listing)
-    entries = document.get("frames")
-    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise CaptureError(f"{listing}: `frames` is not a list of frames")
+    entries = _entries(listing, document)
     if not entries:
         raise CaptureError(f"{listing}: the capture is empty: `frames` holds no frame")
     posed = [entry for entry in entries if entry.get("transform_matrix") is not None]
@@ -112,6 +112,30 @@ def open_nerfstudio(path: Path) -> Capture:
     return Capture(name=root.resolve().name, layout="nerfstudio", cameras=cameras, frames=frames)
 
 
+def read_poses(
+    listing: Path, document: Mapping[str, Any]
+) -> list[tuple[int, np.ndarray, CameraModel | None]]:
+    """(stamp in ns, camera-to-world, camera) of every frame that has a pose; no image is needed.
+
+    The camera is None where the file does not state size and focal length.
+
+    Raises:
+        CaptureError: names the file and the field.
+    """
+    entries = _entries(listing, document)
+    frames = []
+    for i, entry in enumerate(entries):
+        if entry.get("transform_matrix") is None:
+            continue
+        fields = {**document, **entry}
+        stated = {"w", "h"} <= fields.keys() and {"fl_x", "fl_y", "camera_angle_x"} & fields.keys()
+        camera = _camera(listing, f"frames[{i}]", fields, None) if stated else None
+        frames.append((_stamp_ns(listing, i, entry), _pose(listing, i, entry), camera))
+    if not frames:
+        raise CaptureError(f"{listing}: no frame has a transform_matrix: it holds no poses")
+    return frames
+
+
 def _read(listing: Path) -> dict[str, Any]:
     try:
         document = json.loads(listing.read_text(encoding="utf-8"))
@@ -124,6 +148,13 @@ def _read(listing: Path) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise CaptureError(f"{listing}: holds no map with `frames`")
     return document
+
+
+def _entries(listing: Path, document: Mapping[str, Any]) -> list[dict[str, Any]]:
+    entries = document.get("frames")
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise CaptureError(f"{listing}: `frames` is not a list of frames")
+    return entries
 
 
 def _image_path(listing: Path, i: int, entry: Mapping[str, Any]) -> Path:
@@ -179,8 +210,13 @@ def _stamp_ns(listing: Path, i: int, entry: Mapping[str, Any]) -> int:
         ) from None
 
 
-def _camera(listing: Path, where: str, fields: Mapping[str, Any], image: Path) -> CameraModel:
-    """The intrinsics of one frame; ``fields`` are the file's, overruled by the frame's."""
+def _camera(
+    listing: Path, where: str, fields: Mapping[str, Any], image: Path | None
+) -> CameraModel:
+    """The intrinsics of one frame; ``fields`` are the file's, overruled by the frame's.
+
+    The image says the size where ``fields`` do not.
+    """
     stated = str(fields.get("camera_model", "OPENCV"))
     if stated.upper() not in MODELS:
         raise CaptureError(
@@ -194,6 +230,7 @@ def _camera(listing: Path, where: str, fields: Mapping[str, Any], image: Path) -
     if "w" in fields and "h" in fields:
         width, height = round(number("w")), round(number("h"))
     else:
+        assert image is not None
         width, height = image_size(image)
     if "fl_x" in fields or "fl_y" in fields:
         fx = number("fl_x" if "fl_x" in fields else "fl_y")

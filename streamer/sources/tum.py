@@ -63,7 +63,7 @@ def open_tum(root: Path) -> Capture:
     pictures = _read_files(listing)
     if not pictures:
         raise CaptureError(f"{listing}: the capture is empty: no line names a picture")
-    times, poses = _read_trajectory(root / "groundtruth.txt")
+    times, poses = read_poses(root / "groundtruth.txt")
     depth_listing = root / "depth.txt"
     depths = _read_files(depth_listing) if depth_listing.is_file() else []
     check_files(listing, [(f"line {line}", root / name) for line, _, name in pictures])
@@ -138,8 +138,14 @@ def _read_files(path: Path) -> list[tuple[int, float, str]]:
     return sorted(files, key=lambda file: file[1])
 
 
-def _read_trajectory(path: Path) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Times [n] in seconds, rising, and camera-to-world poses."""
+def read_poses(path: Path) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Times [n] in seconds, rising, and camera-to-world poses.
+
+    The file has lines of `timestamp tx ty tz qx qy qz qw`.
+
+    Raises:
+        CaptureError: names the file, the line and what is wrong.
+    """
     rows = []
     for number, fields in _lines(path):
         if len(fields) != 8:

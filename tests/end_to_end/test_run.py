@@ -23,6 +23,7 @@ from gs_decoder import read_ply
 from streamer import Requests
 from streamer.demo import CAPTURE
 from streamer.requests import RequestRefused
+from streamer.trajectory import read_trajectory
 
 # The first run on a machine compiles its kernels.
 pytestmark = pytest.mark.timeout(600)
@@ -53,6 +54,10 @@ def test_run_leaves_map_report_and_pictures(tmp_path: Path) -> None:
     centres = np.stack([frame.c2w[:3, 3] for frame in OFFICE.frames[:16]])
     means = content.splats.means.numpy() + content.offset
     assert np.linalg.norm(np.median(means, axis=0) - centres.mean(axis=0)) < 10.0
+    cameras = read_trajectory(out / "cameras.json")
+    assert len(cameras.c2w) == report["keyframes"]
+    assert cameras.cameras is not None and cameras.cameras[0].width == 160
+    assert all(np.abs(centres - c2w[:3, 3]).sum(1).min() < 1e-9 for c2w in cameras.c2w)
     sheet = cv2.imread(str(out / "renders.png"))
     assert sheet is not None
     # Truth above, rendered below: neither of them empty, and much the same.

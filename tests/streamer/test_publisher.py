@@ -13,7 +13,7 @@ import zmq
 from map_strategies import random_similarity
 from publisher_helpers import Feed, running_publisher, serving, wait_for
 
-from gs_decoder import MapMirror, decode_ply
+from gs_decoder import MapMirror, decode_ply, render_view
 from streamer.addresses import DaemonNotFound, find_daemon
 from streamer.config import PublisherConfig
 from streamer.protocol.links import SyncBegin, SyncEnd
@@ -234,6 +234,45 @@ def test_render_shows_the_map(feed: Feed, requests: Requests) -> None:
     assert empty.rgb().max() == 0
 
 
+def test_render_with_background_alpha_and_depth(feed: Feed, requests: Requests) -> None:
+    feed.perform(("add", 5, 3000))
+    heard(requests, feed)
+    splats = feed.map.splats_world()
+    c2w = np.eye(4)
+    c2w[:3, 3] = splats.means.numpy().astype(np.float64).mean(0) - (0, 0, 12)
+    camera = CameraHeader(model="PINHOLE", width=64, height=48, params=[20.0, 20.0, 32.0, 24.0])
+    K = [[20.0, 0.0, 32.0], [0.0, 20.0, 24.0], [0.0, 0.0, 1.0]]
+    expected = render_view(splats, c2w, K, 64, 48)
+    rgb, alpha = expected.rgb.numpy(), expected.alpha.numpy()[..., None]
+
+    blue = requests.render("kitchen", c2w, camera, background=(0.0, 0.0, 1.0)).rgb() / 255
+    assert np.abs(blue - np.clip(rgb + (1 - alpha) * (0, 0, 1), 0, 1)).max() < 0.01
+    cut = requests.render("kitchen", c2w, camera, rgba=True).rgba() / 255
+    assert cut.shape == (48, 64, 4)
+    assert np.abs(cut[..., 3:] - alpha).max() < 0.003
+    assert np.abs(cut[..., :3] * alpha - np.clip(rgb, 0, alpha)).max() < 0.01
+
+    picture = requests.render("kitchen", c2w, camera, depth=True)
+    depth = picture.depth()
+    seen = alpha[..., 0] >= 0.5
+    assert 0.05 < seen.mean() < 0.95
+    assert not depth[~seen].any()
+    assert np.abs(depth - expected.depth.numpy())[seen].max() <= 0.51 * picture.depth_unit_m
+    assert picture.depth_unit_m == 0.001
+
+
+def test_depth_beyond_sixty_metres_takes_larger_steps(feed: Feed, requests: Requests) -> None:
+    feed.perform(("add", 5, 3000))
+    heard(requests, feed)
+    c2w = np.eye(4)
+    c2w[:3, 3] = feed.map.splats_world().means.numpy().astype(np.float64).mean(0) - (0, 0, 500)
+    camera = CameraHeader(model="PINHOLE", width=64, height=48, params=[2500.0, 2500.0, 32.0, 24.0])
+    picture = requests.render("kitchen", c2w, camera, depth=True)
+    depth = picture.depth()
+    assert 490 < depth.max() < 510
+    assert picture.depth_unit_m == pytest.approx(float(depth.max()) / 65535, rel=1e-3)
+
+
 PINHOLE = {"model": "PINHOLE", "width": 32, "height": 24, "params": [20.0, 20.0, 16.0, 12.0]}
 POSE = np.eye(4).reshape(-1).tolist()
 
@@ -311,6 +350,24 @@ POSE = np.eye(4).reshape(-1).tolist()
             },
             "too_large",
             "16000",
+        ),
+        (
+            b"RENDER",
+            {"session": "kitchen", "c2w": POSE, "camera": PINHOLE, "background": [0, 0, 2.0]},
+            "bad_header",
+            "background",
+        ),
+        (
+            b"RENDER",
+            {
+                "session": "kitchen",
+                "c2w": POSE,
+                "camera": PINHOLE,
+                "background": [0, 0, 0],
+                "rgba": True,
+            },
+            "bad_header",
+            "rgba",
         ),
     ],
 )
