@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from streamer.access import ClientKeys
     from streamer.camera import CameraModel as Camera
     from streamer.client import (
         Client,
@@ -35,6 +36,7 @@ _CLIENT = (
     "VersionMismatchError",
 )
 _HOMES = {
+    "ClientKeys": ("streamer.access", "ClientKeys"),
     "Camera": ("streamer.camera", "CameraModel"),
     "Requests": ("streamer.requests", "Requests"),
     "Subscriber": ("streamer.subscriber", "Subscriber"),
@@ -44,6 +46,7 @@ _HOMES = {
 __all__ = [
     "Camera",
     "Client",
+    "ClientKeys",
     "ConnectionLostError",
     "FrameRejectedError",
     "PoseClient",

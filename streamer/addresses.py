@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import zmq
 
+from streamer.access import ClientKeys
+from streamer.access.handshakes import HandshakeWatch
 from streamer.protocol import encode
 from streamer.protocol.requests import SessionsRequest
 
@@ -46,6 +48,7 @@ def find_daemon(
     updates: str | None = None,
     requests: str | None = None,
     timeout: float = 5.0,
+    keys: ClientKeys | None = None,
 ) -> ReaderAddresses:
     """Both addresses, from one that may be either: who answers a request is the requests one.
 
@@ -54,6 +57,7 @@ def find_daemon(
         updates: the updates address, where it is not the port below the requests one.
         requests: the requests address, where it is not the port above the updates one.
         timeout: seconds to wait for the daemon.
+        keys: for a daemon that has keys.
 
     Raises:
         DaemonNotFound: nobody answers.
@@ -70,11 +74,13 @@ def find_daemon(
         ReaderAddresses(neighbour(address, -1), address),
         ReaderAddresses(address, neighbour(address, 1)),
     ]
-    return _first_to_answer(candidates, address, timeout)
+    return _first_to_answer(candidates, address, timeout, keys)
 
 
-def connect(socket: zmq.Socket[bytes], address: str) -> None:
-    """Connect; raises AddressError for what is no address."""
+def connect(socket: zmq.Socket[bytes], address: str, keys: ClientKeys | None = None) -> None:
+    """Connect, with keys where the daemon has them; raises AddressError for what is no address."""
+    if keys is not None:
+        keys.apply(socket)
     try:
         socket.connect(address)
     except zmq.ZMQError as error:
@@ -85,25 +91,34 @@ def connect(socket: zmq.Socket[bytes], address: str) -> None:
 
 
 def _first_to_answer(
-    candidates: list[ReaderAddresses], address: str, timeout: float
+    candidates: list[ReaderAddresses], address: str, timeout: float, keys: ClientKeys | None
 ) -> ReaderAddresses:
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
     poller = zmq.Poller()
     sockets: dict[zmq.Socket[bytes], ReaderAddresses] = {}
+    watches: list[HandshakeWatch] = []
     try:
         for candidate in candidates:
             socket = context.socket(zmq.DEALER)
             socket.setsockopt(zmq.LINGER, 0)
             sockets[socket] = candidate
-            connect(socket, candidate.requests)
-            socket.send_multipart(encode(SessionsRequest()))
+            watches.append(HandshakeWatch(socket, keys))
+            connect(socket, candidate.requests, keys)
+            watches[-1].send(encode(SessionsRequest()))
             poller.register(socket, zmq.POLLIN)
         for socket, _ in poller.poll(int(timeout * 1000)):
             return sockets[socket]
+        troubles = [trouble for watch in watches if (trouble := watch.trouble())]
     finally:
+        for watch in watches:
+            watch.close()
         for socket in sockets:
             socket.close()
+    what_to_check = (
+        "is it running (splatstream serve), and is this its updates or requests address?"
+    )
+    if troubles:
+        what_to_check = troubles[0]
     raise DaemonNotFound(
-        f"address: no daemon answers at {address} within {timeout:g} s: is it running "
-        "(splatstream serve), and is this its updates or requests address?"
+        f"address: no daemon answers at {address} within {timeout:g} s: {what_to_check}"
     )

@@ -192,6 +192,9 @@ class ServeConfig:
     """What the sessions compute on."""
     max_sessions: int = 4
     """More than so many sessions are refused."""
+    keys: Path | None = None
+    """The daemon's folder of keys (`splatstream keygen daemon`): with it only clients whose public
+    key lies in its `allowed/` may connect, from this machine too."""
     insecure: bool = False
     """Bind other addresses than loopback although nobody is authenticated."""
     viewer: ViewerConfig = field(default_factory=ViewerConfig)

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from streamer.access import ClientKeys
 from streamer.client.corrector import PoseClient
 from streamer.client.errors import ConnectionLostError
 from streamer.protocol.requests import StatusAnswer
@@ -94,14 +95,16 @@ def look_at(
     return look
 
 
-def ingest_problem(address: str, timeout_s: float) -> str | None:
+def ingest_problem(
+    address: str, timeout_s: float, keys: ClientKeys | None = None
+) -> str | None:
     """Why the ingest takes nothing; None where it greets as it should.
 
     Raises:
         AddressError: the address is none.
     """
     try:
-        PoseClient(address, "status", client="status", timeout_s=timeout_s).close()
+        PoseClient(address, "status", client="status", timeout_s=timeout_s, keys=keys).close()
     except ConnectionLostError as error:
         return str(error)
     return None

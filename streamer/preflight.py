@@ -8,26 +8,32 @@ import ipaddress
 import re
 import socket
 
+from streamer.access.daemon import check_keys_folder
 from streamer.config import ConfigError, ServeConfig
 
 _TCP = re.compile(r"^tcp://(?P<host>\[[^\]]+\]|[^:]+):(?P<port>\*|\d{1,5})$")
 _NO_KEYS = (
-    "is not a loopback address, and this version does not authenticate readers and senders yet "
-    "(CURVE keys come later): keep to 127.0.0.1 or ipc://, tunnel through ssh, or accept that "
-    "anybody who reaches it can send and read: --insecure"
+    "is not a loopback address, and the daemon has no keys: make some (splatstream keygen daemon, "
+    "docs/security.md) and start with --keys DIR, keep to 127.0.0.1 or ipc://, tunnel through ssh, "
+    "or accept that anybody who reaches it can send and read: --insecure"
+)
+_OPEN_PAGE = (
+    "is not a loopback address, and the page asks nobody who he is: keep it on 127.0.0.1 behind "
+    "ssh or a reverse proxy (docs/security.md), or accept that anybody who reaches it sees and "
+    "pauses the map: --insecure"
 )
 
 
 def check_config(config: ServeConfig) -> list[str]:
     """Warnings about settings that work but should be known.
 
-    Raises ConfigError for settings with which the daemon must not start.
+    Raises ConfigError, or KeyFileError, for settings with which the daemon must not start.
     """
-    warnings = []
+    warnings = [] if config.keys is None else check_keys_folder(config.keys)
     for key in ("ingest", "updates", "requests"):
         address = getattr(config, key)
         host = _host_of(key, address)
-        if host is not None and not is_loopback(host):
+        if config.keys is None and host is not None and not is_loopback(host):
             _refuse_unless(config.insecure, f"{key}: {address} {_NO_KEYS}")
             warnings.append(f"{key}: {address} is open to everybody who reaches it (--insecure)")
     host = config.viewer.host
@@ -78,7 +84,7 @@ def claim_port(host: str, port: int, option: str, otherwise: str = "") -> int:
 def check_page_host(host: str, *, insecure: bool, key: str) -> None:
     """Raises ConfigError for a page that others than this machine would reach unasked."""
     if not is_loopback(host):
-        _refuse_unless(insecure, f"{key}: {host} {_NO_KEYS}")
+        _refuse_unless(insecure, f"{key}: {host} {_OPEN_PAGE}")
 
 
 def reachable(address: str) -> str:

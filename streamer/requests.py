@@ -13,6 +13,8 @@ import numpy.typing as npt
 import zmq
 
 from gs_decoder import Have, Update
+from streamer.access import ClientKeys
+from streamer.access.handshakes import HandshakeWatch
 from streamer.addresses import connect
 from streamer.protocol import Header, Message, ProtocolError, decode, encode
 from streamer.protocol.messages import CameraHeader
@@ -136,10 +138,12 @@ class Requests:
         address: str = DEFAULT_REQUESTS,
         *,
         timeout: float = 10.0,
+        keys: ClientKeys | None = None,
         context: zmq.Context[zmq.Socket[bytes]] | None = None,
     ) -> None:
         self.address = address
         self.timeout = timeout
+        self._keys = keys
         self._context = context or zmq.Context.instance()
         self._numbers = itertools.count(1)
         self._socket = self._connect()
@@ -264,6 +268,7 @@ class Requests:
 
     def close(self) -> None:
         """Disconnect."""
+        self._watch.close()
         self._socket.close()
 
     def __enter__(self) -> Requests:
@@ -280,12 +285,13 @@ class Requests:
     def _connect(self) -> zmq.Socket[bytes]:
         socket = self._context.socket(zmq.DEALER)
         socket.setsockopt(zmq.LINGER, 0)
-        connect(socket, self.address)
+        self._watch = HandshakeWatch(socket, self._keys)
+        connect(socket, self.address, self._keys)
         return socket
 
     def _reconnect(self) -> None:
         # What was asked before may still be answered: a new socket never sees it.
-        self._socket.close()
+        self.close()
         self._socket = self._connect()
 
     def _ask(self, request: Request, *, slow: bool = False) -> Message:
@@ -293,17 +299,24 @@ class Requests:
         return self._checked(self._receive(slow=slow), request)
 
     def _send(self, request: Header) -> None:
-        self._socket.send_multipart(encode(request))
+        if not self._watch.send(encode(request)):
+            raise self._silent(0.0)
 
     def _receive(self, *, slow: bool = False) -> Message:
         # A first picture waits for the daemon's kernels to compile, a save for a running batch.
         timeout = self.timeout * (12 if slow else 1)
-        if not self._socket.poll(int(timeout * 1000)):
-            self._reconnect()
-            raise DaemonSilent(
-                f"{self.address} did not answer in {timeout:g} s: is the daemon running?"
-            )
+        if not self._watch.readable(timeout):
+            raise self._silent(timeout)
         return decode(self._socket.recv_multipart(), max_parts=MAX_ANSWER_PARTS)
+
+    def _silent(self, timeout: float) -> DaemonSilent:
+        trouble = self._watch.trouble()
+        self._reconnect()
+        if trouble is not None:
+            return DaemonSilent(f"{self.address} cannot be talked to: {trouble}")
+        return DaemonSilent(
+            f"{self.address} did not answer in {timeout:g} s: is the daemon running?"
+        )
 
     def _checked(self, message: Message, request: Request) -> Message:
         if message.kind == RequestError.KIND:

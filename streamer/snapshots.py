@@ -10,6 +10,7 @@ from collections.abc import Iterable
 import zmq
 
 from gs_decoder import Have, Update
+from streamer.access import ClientKeys
 from streamer.addresses import connect
 from streamer.protocol import Message, ProtocolError, decode, encode
 from streamer.protocol.requests import RequestError, SnapshotDone, SnapshotRequest
@@ -35,8 +36,10 @@ class SnapshotReader:
         *,
         codec: str,
         max_splats: int | None,
+        keys: ClientKeys | None = None,
     ) -> None:
         self._address = address
+        self._keys = keys
         self._context = context
         self._codec = codec
         self._max_splats = max_splats
@@ -90,7 +93,7 @@ class SnapshotReader:
         if self.socket is None:
             self.socket = self._context.socket(zmq.DEALER)
             self.socket.setsockopt(zmq.LINGER, 0)
-            connect(self.socket, self._address)
+            connect(self.socket, self._address, self._keys)
         self._asked = next(self._numbers)
         self._heard = time.monotonic()
         self._not_before = self._heard + RETRY_S
@@ -102,7 +105,11 @@ class SnapshotReader:
             codec=self._codec,
             max_splats=self._max_splats,
         )
-        self.socket.send_multipart(encode(request))
+        try:
+            self.socket.send_multipart(encode(request), zmq.NOBLOCK)
+        except zmq.Again:
+            # The daemon refused this socket's key: it has nobody to send to.
+            self.abandon()
 
     def _take(self, message: Message) -> Snapshot | None:
         if message.kind in UPDATE_HEADERS:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import zmq
 
+from streamer.access import ClientKeys
+from streamer.addresses import connect
 from streamer.protocol import ProtocolError, read_header
 from streamer.protocol.update_headers import StatusHeader, topic
 
@@ -11,11 +13,16 @@ from streamer.protocol.update_headers import StatusHeader, topic
 class StatusLine:
     """Listens to the status messages of a daemon. One thread."""
 
-    def __init__(self, updates: str, context: zmq.Context[zmq.Socket[bytes]]) -> None:
+    def __init__(
+        self,
+        updates: str,
+        context: zmq.Context[zmq.Socket[bytes]],
+        keys: ClientKeys | None = None,
+    ) -> None:
         self._socket = context.socket(zmq.SUB)
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.setsockopt(zmq.RCVHWM, 64)
-        self._socket.connect(updates)
+        connect(self._socket, updates, keys)
         self._followed: set[str] = set()
         self.sessions: dict[str, StatusHeader] = {}
 

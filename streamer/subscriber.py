@@ -27,6 +27,8 @@ from gs_decoder import (
     Splats,
     Update,
 )
+from streamer.access import ClientKeys
+from streamer.access.handshakes import HandshakeWatch
 from streamer.addresses import connect, neighbour
 from streamer.protocol import Buffer, ProtocolError
 from streamer.protocol.requests import Have
@@ -50,6 +52,7 @@ MAX_HELD = 256
 """Updates kept while a snapshot is on its way; more would show as a gap and be repaired again."""
 AWAY_S = 4.0
 """Silence after which the daemon counts as away: it says something every second."""
+CONNECT_AGAIN_S = 2.0
 _BURST = 256
 
 _NAMES: dict[type, str] = {
@@ -80,6 +83,7 @@ class Subscriber:
         max_splats: snapshots are cut to so many splats, and :meth:`splats_world` is.
         codec: ``f32``, exact, or ``f16``, half the bytes for snapshots.
         hwm: updates that may wait in the socket between two polls.
+        keys: for a daemon that has keys.
     """
 
     def __init__(
@@ -91,6 +95,7 @@ class Subscriber:
         max_splats: int | None = None,
         codec: str = "f32",
         hwm: int = 256,
+        keys: ClientKeys | None = None,
         context: zmq.Context[zmq.Socket[bytes]] | None = None,
     ) -> None:
         if codec not in ("f32", "f16"):
@@ -113,7 +118,10 @@ class Subscriber:
         self._last_heard = float("-inf")
         context = context or zmq.Context.instance()
         self._context = context
-        self._reader = SnapshotReader(requests, context, codec=codec, max_splats=max_splats)
+        self._keys = keys
+        self._reader = SnapshotReader(
+            requests, context, codec=codec, max_splats=max_splats, keys=keys
+        )
         self._socket = context.socket(zmq.SUB)
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.setsockopt(zmq.RCVHWM, hwm)
@@ -122,7 +130,11 @@ class Subscriber:
         prefix = b"/" if session is None else f"/{session}/".encode()
         for subscription in (prefix, DAEMON_HEARTBEAT_TOPIC):
             self._socket.setsockopt(zmq.SUBSCRIBE, subscription)
-        connect(self._socket, updates)
+        self.trouble: str | None = None
+        """Why the daemon is not heard and what to check, where that is known (keys)."""
+        self._watch = HandshakeWatch(self._socket, keys)
+        self._connect_again_at = math.inf
+        connect(self._socket, updates, keys)
         self._poller = zmq.Poller()
         self._poller.register(self._socket, zmq.POLLIN)
 
@@ -150,7 +162,7 @@ class Subscriber:
         """The session's key frames, asked of the daemon; empty before a session is known."""
         if self.session is None:
             return []
-        with Requests(self.requests, context=self._context) as requests:
+        with Requests(self.requests, keys=self._keys, context=self._context) as requests:
             return requests.keyframes(self.session, thumbnails=thumbnails)
 
     def render(self, c2w: npt.ArrayLike, K: npt.ArrayLike, width: int, height: int) -> Render:
@@ -161,6 +173,7 @@ class Subscriber:
 
     def close(self) -> None:
         """Disconnect; the mirror stays usable."""
+        self._watch.close()
         self._socket.close()
         self._reader.close()
 
@@ -194,9 +207,27 @@ class Subscriber:
                 break
             self._last_heard = time.monotonic()
             self._take(frames, changes)
+        if not self.connected:
+            self._look_for_trouble()
         if self.session is not None and not self.synced:
             self._repair(self.session, changes)
         return changes
+
+    def _look_for_trouble(self) -> None:
+        trouble, before = self._watch.trouble(), self.trouble
+        self.trouble = trouble
+        if trouble is not None and trouble != before:
+            logger.warning("%s: %s", self.updates, trouble)
+        # A refused socket does not try again by itself, and what was wrong may be put right.
+        now = time.monotonic()
+        if not self._watch.refused():
+            self._connect_again_at = math.inf
+        elif self._connect_again_at == math.inf:
+            self._connect_again_at = now + CONNECT_AGAIN_S
+        elif now >= self._connect_again_at:
+            self._connect_again_at = now + CONNECT_AGAIN_S
+            self._socket.disconnect(self.updates)
+            connect(self._socket, self.updates)
 
     def _take(self, frames: Sequence[Buffer], changes: list[Change]) -> None:
         topic = bytes(frames[0])

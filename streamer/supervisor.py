@@ -18,6 +18,7 @@ from types import FrameType
 
 import zmq
 
+from streamer.access.daemon import hand_out_own_keys, own_key_files, own_keys
 from streamer.child_process import ChildProcess
 from streamer.config import ServeConfig, write_run_config
 from streamer.control import CONTROL, bind, ipc_address
@@ -80,6 +81,8 @@ class Supervisor:
     def _open(self, run_dir: Path) -> None:
         self._run_dir = run_dir
         write_run_config(self._config, run_dir)
+        if self._config.keys is not None:
+            hand_out_own_keys(self._config.keys, run_dir)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._control = self._context.socket(zmq.ROUTER)
         self._control.setsockopt(zmq.LINGER, 0)
@@ -132,6 +135,9 @@ class Supervisor:
         arguments += ["--requests", reachable(config.requests)]
         arguments += ["--host", config.viewer.host, "--port", str(config.viewer.port)]
         arguments += ["--max-splats", str(config.viewer.max_splats)]
+        if config.keys is not None:
+            key, server_key = own_key_files(self._run_dir)
+            arguments += ["--key", str(key), "--server-key", str(server_key)]
         return ChildProcess("viewer", arguments)
 
     def _look_after(self, child: ChildProcess) -> None:
@@ -227,7 +233,8 @@ class Supervisor:
             return
         config = self._config
         self._announced = True
-        self._status = StatusLine(reachable(config.updates), self._context)
+        keys = own_keys(config.keys, self._run_dir)
+        self._status = StatusLine(reachable(config.updates), self._context, keys)
         self._reporter.ready(
             f"ingest {config.ingest} updates {config.updates} requests {config.requests} {page}"
         )

@@ -61,9 +61,13 @@ def frame(seq: int, **changes: Any) -> dict[str, Any]:
 class RawClient:
     """pyzmq and msgpack, nothing of ours: what another program would be."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, curve: tuple[bytes, bytes, bytes] | None = None) -> None:
+        """`curve`: own public and secret key, and the daemon's public one."""
         self.socket = zmq.Context.instance().socket(zmq.DEALER)
         self.socket.setsockopt(zmq.LINGER, 0)
+        if curve is not None:
+            self.socket.curve_publickey, self.socket.curve_secretkey = curve[:2]
+            self.socket.curve_serverkey = curve[2]
         self.socket.connect(address)
 
     def __enter__(self) -> RawClient:

@@ -9,6 +9,7 @@ import time
 import numpy as np
 
 from gs_decoder import Similarity
+from streamer.access.keys import load_keys
 from viewer.allocation import NodeLayout
 from viewer.cameras import CameraLayer
 from viewer.commands import Commands
@@ -42,7 +43,12 @@ class App:
 
     def __init__(self, config: ViewerConfig) -> None:
         self.server = open_page(config.host, config.port)
-        self._feed = Feed(config.updates, config.requests, config.session)
+        self._feed = Feed(
+            config.updates,
+            config.requests,
+            config.session,
+            keys=load_keys(config.key, config.server_key),
+        )
         self._nodes = SplatNodes(self.server, NodeLayout.for_budget(config.max_splats))
         self._commands = Commands(self._feed)
         self._cameras = CameraLayer(self.server, self._commands.choose_key_frame)

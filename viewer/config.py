@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from streamer.config import MAX_PAGE_SPLATS, MIN_PAGE_SPLATS
 
@@ -27,6 +28,11 @@ class ViewerConfig:
     """Which session; without it the newest one. The page can switch."""
     max_splats: int = 300_000
     """At most so many splats on the page; its memory in the browser is taken at once."""
+
+    key: Path | None = None
+    """This page's secret key file, where the daemon has keys."""
+    server_key: Path | None = None
+    """The daemon's public key file."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:

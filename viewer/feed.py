@@ -17,6 +17,8 @@ from typing import Any
 import zmq
 
 from gs_decoder import Chunk
+from streamer.access import ClientKeys
+from streamer.addresses import connect
 from streamer.protocol.update_headers import DAEMON_HEARTBEAT_TOPIC
 from streamer.requests import KeyFrame, Requests
 from streamer.subscriber import Subscriber
@@ -27,6 +29,7 @@ _ASK_EVERY_S = 1.0
 _RETRY_AFTER_S = 0.5
 _POLL_S = 0.1
 _ANSWER_S = 1.5
+_DEAF_S = 10.0
 
 _log = logging.getLogger(__name__)
 
@@ -47,10 +50,19 @@ class Feed:
         updates: address of the daemon's updates.
         requests: address of its requests.
         session: which session; None: the newest one that there is, as long as it is there.
+        keys: for a daemon that has keys.
     """
 
-    def __init__(self, updates: str, requests: str, session: str | None = None) -> None:
+    def __init__(
+        self,
+        updates: str,
+        requests: str,
+        session: str | None = None,
+        *,
+        keys: ClientKeys | None = None,
+    ) -> None:
         self._updates = updates
+        self._keys = keys
         self._requests = requests
         self._lock = threading.Lock()
         self._state = FeedState(session=session)
@@ -101,7 +113,7 @@ class Feed:
 
     def open_requests(self, timeout: float = 10.0) -> Requests:
         """A connection for requests of one's own; sockets belong to one thread."""
-        return Requests(self._requests, timeout=timeout)
+        return Requests(self._requests, timeout=timeout, keys=self._keys)
 
     # The threads -------------------------------------------------------------------------------
 
@@ -115,7 +127,8 @@ class Feed:
             if stood is not None and stood.session != session:
                 stood = None
             try:
-                with Subscriber(self._updates, self._requests, session) as subscriber:
+                subscriber = Subscriber(self._updates, self._requests, session, keys=self._keys)
+                with subscriber:
                     stood = self._follow(subscriber, stood or _Standing(session))
             except (ValueError, OSError, zmq.ZMQError) as error:
                 _log.warning("updates of session %s: %s", session, error)
@@ -200,16 +213,20 @@ class Feed:
 
     def _listen(self) -> None:
         """The daemon's pulse."""
-        socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.SUB)
-        with socket:
-            socket.setsockopt(zmq.LINGER, 0)
-            socket.setsockopt(zmq.SUBSCRIBE, DAEMON_HEARTBEAT_TOPIC)
-            socket.connect(self._updates)
-            while not self._stop.is_set():
-                if socket.poll(100):
-                    socket.recv_multipart()
-                    with self._lock:
-                        self._heard_at = time.monotonic()
+        while not self._stop.is_set():
+            socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.SUB)
+            with socket:
+                socket.setsockopt(zmq.LINGER, 0)
+                socket.setsockopt(zmq.SUBSCRIBE, DAEMON_HEARTBEAT_TOPIC)
+                connect(socket, self._updates, self._keys)
+                heard = time.monotonic()
+                # One whose key was refused does not try again by itself.
+                while not self._stop.is_set() and time.monotonic() - heard < _DEAF_S:
+                    if socket.poll(100):
+                        socket.recv_multipart()
+                        heard = time.monotonic()
+                        with self._lock:
+                            self._heard_at = heard
 
     def _switch(self, session: str) -> None:
         # A page without a session has shown nothing that would have to go.

@@ -24,6 +24,7 @@ VERBS = {
     "view": "the live page for a daemon on another machine",
     "export": "a session's map as a file",
     "render": "a video of a flight through a map",
+    "keygen": "keys for a daemon and for who may connect to it",
     "train": "train the network, on procedural scenes or on captures",
     "scenes": "a contact sheet of the procedural scenes that training draws from",
     "doctor": "what works on this machine, and why the rest does not",

@@ -10,9 +10,11 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
+from streamer.cli.keys import KeyOptions
+
 
 @dataclass(kw_only=True, slots=True)
-class Options:
+class Options(KeyOptions):
     """The file is in the sender's world; far from its origin it comes with an offset."""
 
     address: Positional[str] = "tcp://127.0.0.1:5557"
@@ -39,8 +41,9 @@ def run(options: Options) -> int:
     ending = options.out.suffix.lstrip(".").lower()
     if not ending:
         raise ExportError(f"--out: {options.out} has no ending that names a format: say map.ply")
-    found = find_daemon(options.address, requests=options.requests)
-    with Requests(found.requests) as requests:
+    keys = options.keys()
+    found = find_daemon(options.address, requests=options.requests, keys=keys)
+    with Requests(found.requests, keys=keys) as requests:
         data = requests.export(options.session, ending)
     # Read before it is written: a file that does not open helps nobody.
     content = decode_ply(data, source=f"what {found.requests} sent")

@@ -14,12 +14,13 @@ import tyro
 from rich.markup import escape
 
 from streamer.cli.console import console, frame_progress
+from streamer.cli.keys import KeyOptions
 
 _LISTED = 10
 
 
 @dataclass(kw_only=True, slots=True)
-class Options:
+class Options(KeyOptions):
     """What to send where."""
 
     capture: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CAPTURE")]
@@ -70,6 +71,7 @@ def run(options: Options) -> int:
             policy=options.policy,
             clock="capture",
             resume=options.resume,
+            keys=options.keys(),
         ) as client,
         frame_progress(out, len(given)) as progress,
     ):

@@ -45,6 +45,9 @@ class Options:
     weights: Path | None = None
     """A checkpoint to predict with: "packaged" (better in rooms, worse elsewhere), a file of
     `splatstream train`, or a released one of tttLRM. Without it: matching alone, also "none"."""
+    keys: Path | None = None
+    """The daemon's folder of keys (splatstream keygen daemon): only clients with an allowed key
+    may connect."""
     insecure: FlagCreatePairsOff[bool] = False
     """Bind addresses beyond this machine although nobody is authenticated."""
 
@@ -78,6 +81,7 @@ def serve_config(options: Options) -> ServeConfig:
         session_dir=options.session_dir,
         device=options.device,
         max_sessions=options.max_sessions,
+        keys=None if options.keys is None else options.keys.expanduser().absolute(),
         insecure=options.insecure or None,
     )
     weights = options.weights

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 from tyro.conf import FlagCreatePairsOff, Positional
 
+from streamer.cli.keys import KeyOptions
+
 if TYPE_CHECKING:
     from streamer.health import DaemonLook, SessionLook
 
@@ -20,7 +22,7 @@ UNWELL, SILENT = 1, 3
 
 
 @dataclass(kw_only=True, slots=True)
-class Options:
+class Options(KeyOptions):
     """What counts as wrong: a session whose process died, and what is asked for here."""
 
     address: Positional[str] = "tcp://127.0.0.1:5557"
@@ -47,12 +49,12 @@ def run(options: Options) -> int:
     from streamer.health import Bounds, ingest_problem, look_at
     from streamer.requests import DaemonSilent, Requests
 
-    address = options.address
+    address, keys = options.address, options.keys()
     bounds = Bounds(max_latency_ms=options.max_latency, max_waiting=options.max_waiting)
     try:
         if not address.startswith("ipc://"):
-            address = find_daemon(address, timeout=options.timeout).requests
-        with Requests(address, timeout=options.timeout) as requests:
+            address = find_daemon(address, timeout=options.timeout, keys=keys).requests
+        with Requests(address, timeout=options.timeout, keys=keys) as requests:
             look = look_at(requests, over_s=options.over, bounds=bounds, session=options.session)
     except (DaemonNotFound, DaemonSilent) as error:
         if options.json:
@@ -60,7 +62,7 @@ def run(options: Options) -> int:
         print(f"splatstream status: {error}", file=sys.stderr)
         return SILENT
     if options.ingest is not None:
-        problem = ingest_problem(options.ingest, options.timeout)
+        problem = ingest_problem(options.ingest, options.timeout, keys)
         look.problems += [] if problem is None else [f"ingest: {problem}"]
     if options.json:
         print(json.dumps(look.to_builtins(), indent=2))

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 
 from tyro.conf import FlagCreatePairsOff, Positional
 
+from streamer.cli.keys import KeyOptions
+
 
 @dataclass(kw_only=True, slots=True)
-class Options:
+class Options(KeyOptions):
     """Ctrl-C ends it."""
 
     address: Positional[str] = "tcp://127.0.0.1:5557"
@@ -36,12 +38,16 @@ def run(options: Options) -> int:
     from streamer.preflight import check_page_host, claim_port
 
     check_page_host(options.host, insecure=options.insecure, key="--host")
-    found = find_daemon(options.address, updates=options.updates, requests=options.requests)
+    found = find_daemon(
+        options.address, updates=options.updates, requests=options.requests, keys=options.keys()
+    )
     port = claim_port(options.host, options.port, "--port")
     print(f"http://{options.host}:{port} shows the daemon at {found.updates}", flush=True)
     # The page is a package that stands on this one, so it is started, never imported.
     command = [sys.executable, "-m", "viewer", "--updates", found.updates]
     command += ["--requests", found.requests, "--host", options.host, "--port", str(port)]
+    if options.key is not None:
+        command += ["--key", str(options.key), "--server-key", str(options.server_key)]
     process = subprocess.Popen(command)
     try:
         return process.wait()

@@ -8,12 +8,19 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tyro.conf import Positional
 
+from streamer.cli.keys import KeyOptions
+
+if TYPE_CHECKING:
+    from streamer.access import ClientKeys
+    from streamer.addresses import ReaderAddresses
+
 
 @dataclass(kw_only=True, slots=True)
-class Options:
+class Options(KeyOptions):
     """Ctrl-C ends it."""
 
     address: Positional[str] = "tcp://127.0.0.1:5557"
@@ -38,19 +45,24 @@ def run(options: Options) -> int:
     """Watches until Ctrl-C."""
     from streamer.addresses import find_daemon
 
-    found = find_daemon(options.address, updates=options.updates, requests=options.requests)
+    keys = options.keys()
+    found = find_daemon(
+        options.address, updates=options.updates, requests=options.requests, keys=keys
+    )
     end = None if options.seconds is None else time.monotonic() + options.seconds
     try:
         if options.ply is None:
-            _watch_status(found.updates, found.requests, options.session, end)
+            _watch_status(found, options.session, end, keys)
         else:
-            _mirror_map(found.updates, found.requests, options.session, options.ply, end)
+            _mirror_map(found, options.session, options.ply, end, keys)
     except KeyboardInterrupt:
         return 0
     return 0
 
 
-def _watch_status(updates: str, requests: str, session: str | None, end: float | None) -> None:
+def _watch_status(
+    found: ReaderAddresses, session: str | None, end: float | None, keys: ClientKeys | None
+) -> None:
     import zmq
 
     from streamer.cli.console import console
@@ -59,12 +71,12 @@ def _watch_status(updates: str, requests: str, session: str | None, end: float |
 
     out = console()
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
-    line = StatusLine(updates, context)
+    line = StatusLine(found.updates, context, keys)
     if session is not None:
         line.follow(session)
     shown: dict[str, str] = {}
     ask_at = 0.0
-    with Requests(requests, timeout=2.0) as asker:
+    with Requests(found.requests, timeout=2.0, keys=keys) as asker:
         while end is None or time.monotonic() < end:
             if time.monotonic() >= ask_at:
                 ask_at = time.monotonic() + ASK_EVERY_S
@@ -88,7 +100,11 @@ def _watch_status(updates: str, requests: str, session: str | None, end: float |
 
 
 def _mirror_map(
-    updates: str, requests: str, session: str | None, ply: Path, end: float | None
+    found: ReaderAddresses,
+    session: str | None,
+    ply: Path,
+    end: float | None,
+    keys: ClientKeys | None,
 ) -> None:
     from gs_decoder import write_ply
     from streamer.cli.console import console
@@ -100,7 +116,7 @@ def _mirror_map(
     written: tuple[int, int] | None = None
     write_at = 0.0
 
-    with Subscriber(updates, requests, session) as subscriber:
+    with Subscriber(found.updates, found.requests, session, keys=keys) as subscriber:
 
         def write() -> None:
             nonlocal written, write_at

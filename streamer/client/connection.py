@@ -12,6 +12,8 @@ import time
 import msgspec
 import zmq
 
+from streamer.access import ClientKeys
+from streamer.access.handshakes import HandshakeWatch
 from streamer.addresses import AddressError, connect
 from streamer.client.errors import RefusedError, refusal
 from streamer.client.window import Window
@@ -63,16 +65,22 @@ class SenderConnection:
         hello: Hello,
         window: Window,
         patience_s: float,
+        keys: ClientKeys | None = None,
     ) -> None:
         self.changed = threading.Condition()
         self.window = window
         self.stage = Stage.AWAY
         self.failure: RefusedError | Exception | None = None
         self.away_since = time.monotonic()
+        self.trouble: str | None = None
+        """Why handshakes fail and what to check, where that is known (keys)."""
+        self.refused = False
+        """Whether the daemon turned this client away, rather than just being out of reach."""
         self.welcome: Welcome | None = None
         self.connects = 0
         self._address = address
         self._hello = hello
+        self._keys = keys
         self._patience_s = patience_s
         self._busy_since: float | None = None
         self._flush = False
@@ -82,6 +90,7 @@ class SenderConnection:
         self._heard = self._pinged = 0.0
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
         self._socket: zmq.Socket[bytes] | None = None
+        self._watch: HandshakeWatch | None = None
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
@@ -148,8 +157,9 @@ class SenderConnection:
         self._socket = self._context.socket(zmq.DEALER)
         # Frames that never left are in the window: a lost connection need not keep them too.
         self._socket.setsockopt(zmq.LINGER, 0)
+        self._watch = HandshakeWatch(self._socket, self._keys)
         try:
-            connect(self._socket, self._address)
+            connect(self._socket, self._address, self._keys)
         except AddressError as error:
             self._fail(error)
             return
@@ -247,6 +257,7 @@ class SenderConnection:
         with self.changed:
             self.window.welcome(welcome.next_seq, welcome.credit)
             self.welcome = welcome
+            self.trouble, self.refused = None, False
             self.stage = Stage.OPEN
             self.connects += 1
             self._attempt = 0
@@ -265,6 +276,7 @@ class SenderConnection:
             return
         silence = now - self._heard
         if self.stage is Stage.GREETING:
+            self._look_for_trouble()
             if silence > WELCOME_WITHIN_S:
                 self._leave("no answer to HELLO")
         elif silence > PING_AFTER_S + SILENT_FOR_S:
@@ -273,11 +285,19 @@ class SenderConnection:
             self._pinged = now
             self._say(Ping(t=now))
 
+    def _look_for_trouble(self) -> None:
+        assert self._watch is not None
+        trouble = self._watch.trouble()
+        if trouble is not None and trouble != self.trouble:
+            with self.changed:
+                self.trouble = trouble
+                self.refused = self._watch.refused()
+                self.changed.notify_all()
+            logger.warning("%s: %s", self._address, trouble)
+
     def _leave(self, why: str) -> None:
         """Give this socket up and come back after a while, the first time at once."""
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
+        self._hang_up()
         delay = BACK_OFF_S[min(self._attempt, len(BACK_OFF_S) - 1)]
         self._attempt += 1
         self._due = time.monotonic() + delay
@@ -308,5 +328,12 @@ class SenderConnection:
         if self.stage is Stage.OPEN:
             self._socket.setsockopt(zmq.LINGER, 1000)
             self._say(Bye())
-        self._socket.close()
-        self._socket = None
+        self._hang_up()
+
+    def _hang_up(self) -> None:
+        if self._watch is not None:
+            self._watch.close()
+            self._watch = None
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None

@@ -11,6 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import zmq
 
+from streamer.access import ClientKeys
+from streamer.access.handshakes import HandshakeWatch
 from streamer.addresses import connect
 from streamer.client.errors import ArgumentError, ConnectionLostError, refusal
 from streamer.protocol import PROTO_VERSION, Header, Message, decode, encode
@@ -27,6 +29,7 @@ class PoseClient:
             the daemon publishes has OpenCV axes: say ``opencv`` when you start from that.
         client: this program's name.
         timeout_s: how long the daemon may take to answer.
+        keys: for a daemon that has keys; they need the right to `ingest`.
 
     Raises:
         AddressError: the address is none.
@@ -42,13 +45,16 @@ class PoseClient:
         convention: str | None = None,
         client: str | None = None,
         timeout_s: float = 10.0,
+        keys: ClientKeys | None = None,
     ) -> None:
         self.address = address
         self.session = session
         self._convention = convention
         self._client = client or f"{socket.gethostname()}-poses"
         self._timeout_s = timeout_s
+        self._keys = keys
         self._socket: zmq.Socket[bytes] | None = None
+        self._watch: HandshakeWatch | None = None
         try:
             self._greet()
         except BaseException:
@@ -111,15 +117,14 @@ class PoseClient:
             return
         self._socket.setsockopt(zmq.LINGER, 500)
         self._say(Bye())
-        self._socket.close()
-        self._socket = None
+        self._hang_up()
 
     def _greet(self) -> None:
-        if self._socket is not None:
-            self._socket.close()
+        self._hang_up()
         self._socket = zmq.Context.instance().socket(zmq.DEALER)
         self._socket.setsockopt(zmq.LINGER, 0)
-        connect(self._socket, self.address)
+        self._watch = HandshakeWatch(self._socket, self._keys)
+        connect(self._socket, self.address, self._keys)
         self._say(
             Hello(
                 proto=PROTO_VERSION,
@@ -135,6 +140,14 @@ class PoseClient:
             raise refusal(error.code, error.reason)
         message.read(Welcome)
 
+    def _hang_up(self) -> None:
+        if self._watch is not None:
+            self._watch.close()
+            self._watch = None
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
     def _answer(self, revision: int) -> PosesAck | Error:
         while True:
             message = self._receive()
@@ -148,17 +161,24 @@ class PoseClient:
                     return ack
 
     def _say(self, header: Header) -> None:
-        assert self._socket is not None
-        self._socket.send_multipart(encode(header))
+        assert self._watch is not None
+        if not self._watch.send(encode(header)) and not isinstance(header, Bye):
+            raise self._lost()
 
     def _receive(self) -> Message:
-        assert self._socket is not None
-        if not self._socket.poll(int(self._timeout_s * 1000)):
-            raise ConnectionLostError(
-                f"the daemon at {self.address} did not answer within {self._timeout_s:g} s: start "
-                "one with `splatstream serve`, or give the address it prints"
-            )
+        assert self._socket is not None and self._watch is not None
+        if not self._watch.readable(self._timeout_s):
+            raise self._lost()
         return decode(self._socket.recv_multipart())
+
+    def _lost(self) -> ConnectionLostError:
+        trouble = None if self._watch is None else self._watch.trouble()
+        if trouble is not None:
+            return ConnectionLostError(f"{self.address} cannot be talked to: {trouble}")
+        return ConnectionLostError(
+            f"the daemon at {self.address} did not answer within {self._timeout_s:g} s: start "
+            "one with `splatstream serve`, or give the address it prints"
+        )
 
 
 def _sixteen(key: int, pose: npt.ArrayLike) -> list[float]:

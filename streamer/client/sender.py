@@ -11,6 +11,7 @@ from types import TracebackType
 import numpy as np
 import numpy.typing as npt
 
+from streamer.access import ClientKeys
 from streamer.camera import CameraModel
 from streamer.client.connection import SenderConnection, Stage
 from streamer.client.encoding import Encoding, encode_depth, encode_image, encode_mask
@@ -52,6 +53,7 @@ class Client:
         connect_timeout_s: how long the constructor waits for a daemon.
         lost_after_s: how long the daemon may be away, or have no room for the session, before
             `send` and `wait` raise.
+        keys: for a daemon that has keys.
 
     Raises:
         AddressError: the address is none.
@@ -75,6 +77,7 @@ class Client:
         strict: bool = False,
         connect_timeout_s: float = 5.0,
         lost_after_s: float = 60.0,
+        keys: ClientKeys | None = None,
     ) -> None:
         self.address = address
         self.session = session
@@ -95,7 +98,7 @@ class Client:
             clock=clock,
             resume=resume,
         )
-        self._connection = SenderConnection(address, hello, self._window, lost_after_s)
+        self._connection = SenderConnection(address, hello, self._window, lost_after_s, keys)
         self._connection.start()
         self._closed = False
         try:
@@ -274,10 +277,15 @@ class Client:
             while connection.welcome is None:
                 if connection.failure is not None:
                     raise connection.failure
+                if connection.refused:
+                    raise ConnectionLostError(
+                        f"{self.address} cannot be talked to: {connection.trouble}"
+                    )
                 if time.monotonic() >= until:
                     raise ConnectionLostError(
                         f"no daemon answers at {self.address} within {timeout_s:g} s: start one "
                         "with `splatstream serve`, or give the address it prints"
+                        + ("" if connection.trouble is None else f" ({connection.trouble})")
                     )
                 connection.changed.wait(_within(until))
 
@@ -304,8 +312,9 @@ class Client:
             if connection.stage is not Stage.OPEN:
                 away = time.monotonic() - connection.away_since
                 if away > self._lost_after_s:
+                    trouble = "" if connection.trouble is None else f" ({connection.trouble})"
                     raise ConnectionLostError(
-                        f"the daemon at {self.address} has been away for {away:.0f} s; "
+                        f"the daemon at {self.address} has been away for {away:.0f} s{trouble}; "
                         f"{len(self._window.sent) + len(self._window.unsent)} frames are unsettled"
                     )
             if self._strict and self._window.rejected:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import zmq
 
+from streamer.access.daemon import open_gate
+from streamer.access.gate import missing
 from streamer.config import ServeConfig
 from streamer.control import BATCHES, ControlLink, bind, ipc_address
 from streamer.ingest.backstage import Backstage
@@ -18,6 +20,7 @@ from streamer.ingest.sessions import Session
 from streamer.ingest.stream import StreamLimits
 from streamer.protocol import Header, encode
 from streamer.protocol.limits import MAX_PART_BYTES
+from streamer.protocol.messages import Error
 
 logger = logging.getLogger(__name__)
 
@@ -37,12 +40,15 @@ class IngestService:
 
     def __init__(self, run_dir: Path, config: ServeConfig) -> None:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._gate = open_gate(self._context, config.keys, run_dir)
         self._public = self._context.socket(zmq.ROUTER)
         self._public.setsockopt(zmq.RCVHWM, RECEIVE_HWM)
         # Parts somewhat over the limit are read and answered; whatever is far over it is cut off
         # by libzmq before it is allocated.
         self._public.setsockopt(zmq.MAXMSGSIZE, 2 * MAX_PART_BYTES)
         self._public.setsockopt(zmq.LINGER, 200)
+        if self._gate is not None:
+            self._gate.guard(self._public, "ingest")
         self.address = bind(self._public, config.ingest, "--ingest")
         self._batches = self._context.socket(zmq.ROUTER)
         self._batches.setsockopt(zmq.ROUTER_MANDATORY, 1)
@@ -107,6 +113,8 @@ class IngestService:
         self._batches.close()
         self._control.close()
         self._decoder.close()
+        if self._gate is not None:
+            self._gate.close()
         self._context.term()
 
     def _read_public(self) -> None:
@@ -115,6 +123,11 @@ class IngestService:
                 frames = self._public.recv_multipart(zmq.NOBLOCK, copy=False)
             except zmq.Again:
                 return
+            if self._gate is not None and "ingest" not in self._gate.rights(frames[-1]):
+                # Its key was taken from the allow-list after it had come in.
+                denied = Error(code="denied", reason=missing("ingest"))
+                self._reply(frames[0].bytes, denied)
+                continue
             self._door.handle([frame.buffer for frame in frames])
 
     def _read_batches(self) -> None:

@@ -19,6 +19,7 @@ Code = Literal[
     "bad_session",
     "no_credit",
     "busy",
+    "denied",
     "internal",
 ]
 CODES: frozenset[str] = frozenset(get_args(Code))

@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 
 import tyro
+import zmq
 
+from streamer.access.daemon import open_gate
 from streamer.config import read_run_config
 from streamer.control import AddressInUse, ControlLink
 from streamer.processes import set_up_logging
@@ -26,9 +28,10 @@ def main(run_dir: Path) -> int:
     config = read_run_config(run_dir)
     set_up_logging(config.log)
     control = ControlLink(run_dir, "publisher")
+    gate = open_gate(zmq.Context.instance(), config.keys, run_dir)
     try:
         publisher = Publisher(
-            run_dir, config.updates, config.requests, config.publisher, control=control
+            run_dir, config.updates, config.requests, config.publisher, control=control, gate=gate
         )
     except AddressInUse as error:
         control.failed("address_in_use", str(error))
@@ -37,6 +40,8 @@ def main(run_dir: Path) -> int:
     control.ready(publisher.addresses)
     publisher.run(lambda: bool(stopped))
     publisher.close()
+    if gate is not None:
+        gate.close()
     control.close()
     return 0
 

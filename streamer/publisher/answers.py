@@ -11,6 +11,8 @@ from typing import Any
 
 import msgspec
 
+from streamer.access.allowlist import Right, Rights
+from streamer.access.gate import missing
 from streamer.protocol import Buffer, Message, ProtocolError, decode, encode
 from streamer.protocol.errors import CODES
 from streamer.protocol.links import Control, ControlDone
@@ -57,6 +59,8 @@ FORWARDED: dict[bytes, str] = {
     ResumeRequest.KIND: "resume",
 }
 FORWARD_TIMEOUT_S = 120.0
+OPEN_TO_ALL = frozenset({SessionsRequest.KIND, StatusRequest.KIND})
+"""Answered to whoever was let in; what changes something takes `control`, all else `watch`."""
 
 SendToSession = Callable[[str, list[Buffer]], bool]
 """Sends a message to a session's process; False when nobody is there."""
@@ -93,8 +97,12 @@ class Answers:
         self._numbers = itertools.count(1)
         self._ignored = 0
 
-    def take(self, reader: bytes, frames: Sequence[Buffer]) -> None:
-        """Answer one request, now or when it is done."""
+    def take(self, reader: bytes, frames: Sequence[Buffer], rights: Rights | None = None) -> None:
+        """Answer one request, now or when it is done.
+
+        Args:
+            rights: of the reader; None where the daemon has no keys and everybody may everything.
+        """
         if self._outbox.full(reader):
             self._ignored += 1
             if self._ignored & (self._ignored - 1) == 0:
@@ -109,6 +117,7 @@ class Answers:
                 raise ProtocolError(
                     "bad_header", f"kind: {message.kind!r} is not a request; known are {known}"
                 )
+            _check_right(message.kind, rights)
             self._answer(reader, message.kind, message.read(REQUESTS[message.kind]))
         except ProtocolError as error:
             self._refuse(reader, request_id, error)
@@ -250,6 +259,14 @@ class Answers:
     def _refuse(self, reader: bytes, request_id: RequestId | None, error: ProtocolError) -> None:
         answer = RequestError(code=error.code, reason=error.reason, id=request_id)
         self._outbox.send(reader, [encode(answer)])
+
+
+def _check_right(kind: bytes, rights: Rights | None) -> None:
+    if rights is None or (rights and kind in OPEN_TO_ALL):
+        return
+    needed: Right = "control" if kind in FORWARDED else "watch"
+    if needed not in rights:
+        raise ProtocolError("denied", f"{kind.decode()}: {missing(needed)}")
 
 
 def _snapshot(mirror: SessionMirror, request: SnapshotRequest) -> Iterator[list[Buffer]]:

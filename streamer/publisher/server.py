@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -9,8 +10,9 @@ from pathlib import Path
 
 import zmq
 
+from streamer.access.gate import Gate
 from streamer.config import PublisherConfig
-from streamer.control import PUBLISH, ControlLink, bind, ipc_address
+from streamer.control import PUBLISH, AddressInUse, ControlLink, bind, ipc_address
 from streamer.protocol import Buffer, ProtocolError, decode, encode
 from streamer.protocol.internal import SessionRefused, SessionStarted
 from streamer.protocol.limits import MAX_PART_BYTES
@@ -53,21 +55,26 @@ class Publisher:
         *,
         control: ControlLink | None = None,
         context: zmq.Context[zmq.Socket[bytes]] | None = None,
+        gate: Gate | None = None,
     ) -> None:
-        """Binds all addresses; raises AddressInUse."""
-        context = context or zmq.Context.instance()
+        """Binds all addresses; raises AddressInUse.
+
+        Args:
+            gate: of the same context; None lets everybody in who reaches the addresses.
+        """
+        self._context = context or zmq.Context.instance()
+        context = self._context
         self._control = control
-        self._updates = context.socket(zmq.XPUB)
-        self._updates.setsockopt(zmq.SNDHWM, config.updates_hwm)
-        self._updates.setsockopt(zmq.MAXMSGSIZE, MAX_SUBSCRIPTION_BYTES)
+        self._config = config
+        self._gate = gate
+        self._updates = self._make_updates()
+        self._updates_closed = False
         self._requests = context.socket(zmq.ROUTER)
         self._requests.setsockopt(zmq.SNDHWM, config.answers_hwm)
         self._requests.setsockopt(zmq.MAXMSGSIZE, MAX_PART_BYTES)
-        for public in (self._updates, self._requests):
-            public.setsockopt(zmq.LINGER, 0)
-            # A reader whose network went away must not be kept for hours.
-            public.setsockopt(zmq.TCP_KEEPALIVE, 1)
-            public.setsockopt(zmq.TCP_KEEPALIVE_IDLE, 30)
+        self._prepare_public(self._requests)
+        if gate is not None:
+            gate.guard(self._requests, "requests")
         self._sessions = context.socket(zmq.ROUTER)
         self._sessions.setsockopt(zmq.LINGER, 0)
         self._sessions.setsockopt(zmq.ROUTER_MANDATORY, 1)
@@ -80,13 +87,14 @@ class Publisher:
         bind(self._sessions, ipc_address(run_dir, PUBLISH), "the run folder")
         self._mirrors: dict[str, SessionMirror] = {}
         self._resync_at: dict[str, float] = {}
+        self._poller = zmq.Poller()
         self._workers = Workers()
         self._outbox = Outbox(self._requests)
         self._answers = Answers(self._mirrors, self._outbox, self._workers, self._send_to_session)
 
     def run(self, stopping: Callable[[], bool]) -> None:
         """Serve until ``stopping()``."""
-        poller = zmq.Poller()
+        poller = self._poller
         for socket in (self._updates, self._requests, self._sessions):
             poller.register(socket, zmq.POLLIN)
         poller.register(self._workers.wake_fd, zmq.POLLIN)
@@ -108,6 +116,7 @@ class Publisher:
             if time.monotonic() >= beat:
                 self._heartbeat()
                 self._answers.expire()
+                self._cut_off_the_revoked()
                 beat = max(beat + HEARTBEAT_S, time.monotonic())
             self._outbox.pump()
 
@@ -116,6 +125,39 @@ class Publisher:
         self._workers.close()
         for socket in (self._updates, self._requests, self._sessions):
             socket.close()
+
+    def _make_updates(self) -> zmq.Socket[bytes]:
+        updates = self._context.socket(zmq.XPUB)
+        updates.setsockopt(zmq.SNDHWM, self._config.updates_hwm)
+        updates.setsockopt(zmq.MAXMSGSIZE, MAX_SUBSCRIPTION_BYTES)
+        self._prepare_public(updates)
+        if self._gate is not None:
+            self._gate.guard(updates, "updates")
+        return updates
+
+    @staticmethod
+    def _prepare_public(socket: zmq.Socket[bytes]) -> None:
+        socket.setsockopt(zmq.LINGER, 0)
+        # A reader whose network went away must not be kept for hours.
+        socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
+        socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, 30)
+
+    def _cut_off_the_revoked(self) -> None:
+        """Open the updates anew where a subscriber lost its right: all come back who may, and
+        repair what they missed by a snapshot."""
+        if self._gate is not None and self._gate.watchers_lost():
+            logger.info("a key lost the right to watch: all subscribers are let in anew")
+            self._poller.unregister(self._updates)
+            self._updates.close()
+            self._updates = self._make_updates()
+            self._poller.register(self._updates, zmq.POLLIN)
+            self._updates_closed = True
+        if self._updates_closed:
+            # The port is free once libzmq has closed the old socket behind our back; until then
+            # what is published goes nowhere.
+            with contextlib.suppress(AddressInUse):
+                bind(self._updates, self.addresses["updates"], "--updates")
+                self._updates_closed = False
 
     def _take_orders(self) -> None:
         assert self._control is not None
@@ -193,10 +235,11 @@ class Publisher:
     def _take_requests(self) -> None:
         for _ in range(BURST):
             try:
-                reader, *frames = self._requests.recv_multipart(zmq.NOBLOCK)
+                reader, *frames = self._requests.recv_multipart(zmq.NOBLOCK, copy=False)
             except zmq.Again:
                 return
-            self._answers.take(reader, frames)
+            rights = None if self._gate is None or not frames else self._gate.rights(frames[-1])
+            self._answers.take(reader.bytes, [frame.buffer for frame in frames], rights)
 
     def _heartbeat(self) -> None:
         self._updates.send_multipart([DAEMON_HEARTBEAT_TOPIC, *encode(DaemonHeartbeat())[1:]])

@@ -15,6 +15,7 @@ from typing import Any
 import zmq
 from raw_client import WAIT_S, RawClient
 
+from streamer.access.daemon import hand_out_own_keys
 from streamer.config import ServeConfig, config_from_mapping, write_run_config
 from streamer.protocol import Header, Message, decode, encode
 from streamer.protocol.internal import (
@@ -220,18 +221,22 @@ class IngestHarness:
 
 @contextmanager
 def running_ingest(
-    run_dir: Path, *, max_sessions: int = 4, **queue: Any
+    run_dir: Path, *, max_sessions: int = 4, keys: Path | None = None, **queue: Any
 ) -> Iterator[IngestHarness]:
-    """A started ingest on a free port; `queue` changes its settings."""
+    """A started ingest on a free port; `queue` changes its settings, `keys` is a daemon's folder
+    of keys."""
     config = config_from_mapping(
         {
             "ingest": "tcp://127.0.0.1:*",
             "max_sessions": max_sessions,
             "ingest_queue": queue,
+            "keys": None if keys is None else str(keys),
             "session": {"long_side": 64},
         }
     )
     harness = IngestHarness(run_dir, config)
+    if keys is not None:
+        hand_out_own_keys(keys, run_dir)
     try:
         harness.start()
         yield harness

@@ -12,6 +12,7 @@ import zmq
 from map_strategies import perform
 
 from gs_decoder import ChunkUpdate, SplatMap
+from streamer.access.daemon import hand_out_own_keys, open_gate
 from streamer.config import PublisherConfig
 from streamer.control import PUBLISH, ipc_address
 from streamer.protocol import Buffer, Header, decode, encode
@@ -46,10 +47,16 @@ def running_publisher(
     updates: str = "tcp://127.0.0.1:*",
     requests: str = "tcp://127.0.0.1:*",
     config: PublisherConfig | None = None,
+    keys: Path | None = None,
 ) -> Iterator[dict[str, str]]:
-    """A publisher in a thread; yields its addresses."""
+    """A publisher in a thread, guarded where there is a folder of keys; yields its addresses."""
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    publisher = Publisher(run_dir, updates, requests, config or PublisherConfig(), context=context)
+    if keys is not None:
+        hand_out_own_keys(keys, run_dir)
+    gate = open_gate(context, keys, run_dir)
+    publisher = Publisher(
+        run_dir, updates, requests, config or PublisherConfig(), context=context, gate=gate
+    )
     stop = threading.Event()
     thread = threading.Thread(target=publisher.run, args=(stop.is_set,), daemon=True)
     thread.start()
@@ -60,6 +67,8 @@ def running_publisher(
         thread.join(LIMIT_S)
         assert not thread.is_alive()
         publisher.close()
+        if gate is not None:
+            gate.close()
         context.term()
 
 

@@ -1,0 +1,165 @@
+"""A guarded ingest: the right to send, what a revoked key hears, and a flood of wrong keys."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+import zmq
+from access_helpers import KeyFolder, descriptors, resident_bytes, wait_for
+from ingest_harness import IngestHarness, running_ingest
+from raw_client import CAMERA, RawClient, jpeg
+
+from streamer.access.keys import ClientKeys
+from streamer.camera import CameraModel
+from streamer.client import Client, ConnectionLostError, PoseClient
+
+STRANGERS, DECEIVED, SILENT = 700, 300, 100
+GROWTH_BYTES = 24 << 20
+"""What a thousand connections may leave behind in a process of some hundred megabytes."""
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> KeyFolder:
+    return KeyFolder(tmp_path / "keys")
+
+
+@pytest.fixture
+def robot(keys: KeyFolder) -> ClientKeys:
+    return keys.client("robot", "ingest")
+
+
+@pytest.fixture
+def ingest(tmp_path: Path, keys: KeyFolder, robot: ClientKeys) -> Iterator[IngestHarness]:
+    run_dir = tmp_path / "r"
+    run_dir.mkdir()
+    with running_ingest(run_dir, keys=keys.folder) as harness:
+        yield harness
+
+
+def sender(ingest: IngestHarness, keys: ClientKeys | None, **options: object) -> Client:
+    camera = CameraModel.pinhole(CAMERA["width"], CAMERA["height"], *CAMERA["params"])
+    return Client(
+        ingest.address,
+        session="kitchen",
+        cameras={"front": camera},
+        convention="opencv",
+        keys=keys,
+        **options,  # type: ignore[arg-type]
+    )
+
+
+def raw(ingest: IngestHarness, keys: ClientKeys) -> RawClient:
+    return RawClient(ingest.address, (keys.own.public, keys.own.secret, keys.daemon))
+
+
+def test_only_a_key_with_the_right_to_send_gets_in(
+    ingest: IngestHarness, keys: KeyFolder, robot: ClientKeys
+) -> None:
+    with sender(ingest, robot) as client:
+        assert client.connected
+    watcher = keys.client("watcher", "watch", "control")
+    for wrong, complaint in (
+        (watcher, "does not allow this key"),
+        (keys.stranger(), "does not allow this key"),
+        (keys.deceived(), "is --server-key the present"),
+        (None, "--key"),
+    ):
+        with pytest.raises(ConnectionLostError, match=complaint):
+            sender(ingest, wrong, connect_timeout_s=1.0)
+        with pytest.raises(ConnectionLostError, match=complaint):
+            PoseClient(ingest.address, "kitchen", keys=wrong, timeout_s=1.0)
+    with PoseClient(ingest.address, "kitchen", keys=robot) as corrector:
+        assert corrector.send_poses(1, {0: [1.0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1]}).unknown == [0]
+
+
+def test_a_client_of_pyzmq_alone_gets_in_by_its_three_keys(
+    ingest: IngestHarness, robot: ClientKeys
+) -> None:
+    with raw(ingest, robot) as client:
+        assert client.greet()["session"] == "kitchen"
+
+
+def test_a_revoked_sender_is_refused_although_it_is_connected(
+    ingest: IngestHarness, keys: KeyFolder, robot: ClientKeys
+) -> None:
+    with raw(ingest, robot) as client:
+        client.greet()
+        keys.revoke("robot", "ingest")
+
+        def denied() -> bool:
+            client.send("PING", {"t": 1.0})
+            kind, header = client.receive("PONG", "ERROR")
+            if kind == "ERROR":
+                assert header["code"] == "denied" and "allowed/ingest/" in header["reason"]
+            return kind == "ERROR"
+
+        wait_for(denied, "the revoked key to be refused")
+
+
+def raise_descriptor_limit(wanted: int) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < wanted:
+        if hard != resource.RLIM_INFINITY and hard < wanted:
+            pytest.skip(f"this machine allows {hard} file descriptors, the flood needs {wanted}")
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+@contextlib.contextmanager
+def flood(ingest: IngestHarness, keys: KeyFolder) -> Iterator[None]:
+    """Connections with unknown keys, with another daemon's key, and ones that say nothing."""
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    context.set(zmq.MAX_SOCKETS, 2 * (STRANGERS + DECEIVED))
+    where = urlsplit(ingest.address)
+    wrong = [keys.stranger() for _ in range(STRANGERS)]
+    wrong += [keys.deceived() for _ in range(DECEIVED)]
+    with contextlib.ExitStack() as stack:
+        for keys_of_one in wrong:
+            # libzmq makes one connection of several by one socket to one address.
+            dealer = stack.enter_context(context.socket(zmq.DEALER))
+            dealer.setsockopt(zmq.LINGER, 0)
+            keys_of_one.apply(dealer)
+            dealer.connect(ingest.address)
+        for _ in range(SILENT):
+            address = (where.hostname, where.port)
+            stack.enter_context(socket.create_connection(address, timeout=10))
+        yield
+    context.term()
+
+
+def test_a_thousand_wrong_keys_leave_the_stream_alone(
+    ingest: IngestHarness, keys: KeyFolder, robot: ClientKeys
+) -> None:
+    raise_descriptor_limit(4096)
+    assert ingest.process is not None
+    pid = ingest.process.pid
+    pose = [1.0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1]
+    with sender(ingest, robot, strict=True) as client:
+
+        def send(first: int, count: int) -> None:
+            for seq in range(first, first + count):
+                assert client.send(jpeg(seq), pose, stamp_ns=seq) == seq
+            assert client.wait(20.0), "frames are settled beside the flood"
+            session.take_until(first + count - 1)
+
+        client.send(jpeg(0), pose, stamp_ns=0)
+        session = ingest.start_session()
+        session.take_until(0)
+        send(1, 20)
+        before = descriptors(pid), resident_bytes(pid)
+        with flood(ingest, keys):
+            wait_for(lambda: "512 so far" in ingest.log, "the flood to be refused")
+            assert descriptors(pid) >= before[0] + SILENT
+            send(21, 40)
+        wait_for(lambda: descriptors(pid) <= before[0], "every descriptor to be given back")
+        assert resident_bytes(pid) - before[1] < GROWTH_BYTES
+        send(61, 10)
+        assert session.seqs == list(range(71)), "every frame once, in order"
+        assert client.connects == 1, "the sender was never cut off"
+        assert ingest.log.count("refused on ingest") <= 12
+    session.close()
