@@ -95,9 +95,7 @@ def look_at(
     return look
 
 
-def ingest_problem(
-    address: str, timeout_s: float, keys: ClientKeys | None = None
-) -> str | None:
+def ingest_problem(address: str, timeout_s: float, keys: ClientKeys | None = None) -> str | None:
     """Why the ingest takes nothing; None where it greets as it should.
 
     Raises:

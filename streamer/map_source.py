@@ -9,6 +9,7 @@ import numpy as np
 
 from gs_decoder import Splats, read_ply, to_world, world_origin
 from gs_decoder.mirror import MapMirror
+from streamer.access import ClientKeys
 from streamer.addresses import find_daemon
 from streamer.requests import Requests
 from streamer.trajectory import Trajectory, cameras_beside, read_trajectory
@@ -39,13 +40,20 @@ class OpenMap:
         return self.cameras
 
 
-def open_map(target: str, *, session: str | None = None, cameras: Path | None = None) -> OpenMap:
+def open_map(
+    target: str,
+    *,
+    session: str | None = None,
+    cameras: Path | None = None,
+    keys: ClientKeys | None = None,
+) -> OpenMap:
     """Read a map.
 
     Args:
         target: a 3DGS PLY file, or the updates or requests address of a daemon (with `://`).
         session: the daemon's session; may be left out where there is one alone.
         cameras: poses in the place of those that come with the map (`read_trajectory`).
+        keys: for a daemon that has keys.
 
     Raises:
         MapError: no splats, or a session that has to be named.
@@ -53,7 +61,7 @@ def open_map(target: str, *, session: str | None = None, cameras: Path | None = 
     """
     given = None if cameras is None else read_trajectory(cameras)
     if "://" in target:
-        found = _of_daemon(target, session)
+        found = _of_daemon(target, session, keys)
     else:
         if session is not None:
             raise MapError(f"--session: {target} is a file, which has none; leave it out")
@@ -72,8 +80,8 @@ def open_map(target: str, *, session: str | None = None, cameras: Path | None = 
     return OpenMap(found.splats, found.origin, given or found.cameras)
 
 
-def _of_daemon(address: str, session: str | None) -> OpenMap:
-    with Requests(find_daemon(address).requests) as requests:
+def _of_daemon(address: str, session: str | None, keys: ClientKeys | None) -> OpenMap:
+    with Requests(find_daemon(address, keys=keys).requests, keys=keys) as requests:
         if session is None:
             names = [entry.session for entry in requests.sessions()]
             if len(names) != 1:

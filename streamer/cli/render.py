@@ -13,9 +13,11 @@ from typing import Annotated, Literal
 
 import tyro
 
+from streamer.cli.keys import KeyOptions
+
 
 @dataclass(kw_only=True, slots=True)
-class Options:
+class Options(KeyOptions):
     """The video is an MP4 that browsers play."""
 
     map: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MAP")]
@@ -62,7 +64,9 @@ def run(options: Options) -> int:
 
     use_all_cores()
     screen = console()
-    world = open_map(options.map, session=options.session, cameras=options.cameras)
+    world = open_map(
+        options.map, session=options.session, cameras=options.cameras, keys=options.keys()
+    )
     fov = field_of_view(world.cameras) if options.fov is None else options.fov
     lens = Lens(width=width, height=height, fov_deg=fov)
     flight = plan_flight(options.path, world, lens, count=count, fps=options.fps)

@@ -13,7 +13,7 @@ import pytest
 import zmq
 from access_helpers import KeyFolder, descriptors, resident_bytes, wait_for
 from ingest_harness import IngestHarness, running_ingest
-from raw_client import CAMERA, RawClient, jpeg
+from raw_client import CAMERA, EYE, RawClient, jpeg
 
 from streamer.access.keys import ClientKeys
 from streamer.camera import CameraModel
@@ -75,7 +75,7 @@ def test_only_a_key_with_the_right_to_send_gets_in(
         with pytest.raises(ConnectionLostError, match=complaint):
             PoseClient(ingest.address, "kitchen", keys=wrong, timeout_s=1.0)
     with PoseClient(ingest.address, "kitchen", keys=robot) as corrector:
-        assert corrector.send_poses(1, {0: [1.0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1]}).unknown == [0]
+        assert corrector.send_poses(1, {0: EYE}).unknown == [0]
 
 
 def test_a_client_of_pyzmq_alone_gets_in_by_its_three_keys(
@@ -138,16 +138,15 @@ def test_a_thousand_wrong_keys_leave_the_stream_alone(
     raise_descriptor_limit(4096)
     assert ingest.process is not None
     pid = ingest.process.pid
-    pose = [1.0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1]
     with sender(ingest, robot, strict=True) as client:
 
         def send(first: int, count: int) -> None:
             for seq in range(first, first + count):
-                assert client.send(jpeg(seq), pose, stamp_ns=seq) == seq
+                assert client.send(jpeg(seq), EYE, stamp_ns=seq) == seq
             assert client.wait(20.0), "frames are settled beside the flood"
             session.take_until(first + count - 1)
 
-        client.send(jpeg(0), pose, stamp_ns=0)
+        client.send(jpeg(0), EYE, stamp_ns=0)
         session = ingest.start_session()
         session.take_until(0)
         send(1, 20)

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from streamer.access.daemon import make_keys_folder
+from streamer.access.keys import KeyFileError
 from streamer.config import ConfigError, ServeConfig, ViewerConfig
 from streamer.preflight import check_config, claim_viewer_port, is_loopback, reachable
 from streamer.run_dir import make_run_dir, remove_run_dir
@@ -33,6 +35,21 @@ def test_insecure_is_allowed_with_a_warning() -> None:
     warnings = check_config(config)
     assert len(warnings) == 2
     assert any("tcp://0.0.0.0:5556" in warning for warning in warnings)
+
+
+def test_other_addresses_need_keys(tmp_path: Path) -> None:
+    config = ServeConfig(requests="tcp://0.0.0.0:5557")
+    with pytest.raises(ConfigError, match="splatstream keygen daemon"):
+        check_config(config)
+    config.keys = tmp_path / "keys"
+    with pytest.raises(KeyFileError, match=r"daemon\.key_secret"):
+        check_config(config)
+    make_keys_folder(config.keys)
+    (warning,) = check_config(config)
+    assert "allows nobody yet" in warning
+    config.viewer.host = "0.0.0.0"
+    with pytest.raises(ConfigError, match=r"viewer\.host: 0\.0\.0\.0"):
+        check_config(config)
 
 
 def test_a_page_for_everybody_is_refused_but_not_one_that_is_off() -> None:
