@@ -2,42 +2,32 @@
 
     python benchmarks/learned.py scenes --cache CACHE [--json FILE]     depth, generated streams
     python benchmarks/learned.py depth CAPTURE [--json FILE]            depth, a capture's sensor
-    python benchmarks/learned.py map [CAPTURE ...] [--json FILE]        held-out views of the map
 
 `scenes` measures all pixels of the streams of a cache (made by `python -m
 ttt_core.training.generate` from a split that was not trained on). `depth` streams every n-th frame
 of a capture and compares with its depth sensor, which nothing else sees; no rendered map is handed
-in. `map` feeds frames through
-the daemon's engine, every eighth held out, first without any refinement, then with ten seconds of
-it; without captures it makes scenes of the kept-out split.
+in. What it is worth in held-out views of the map says `splatstream eval` (docs/evaluation.md).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import torch
 import tyro
 from numpy.typing import NDArray
 
-from gs_decoder import world_origin
+from streamer.evaluation.forgetful import Forgetful
 from streamer.frames import Frame
 from streamer.hardware import hardware
-from streamer.report import WorldSplats, score
 from streamer.session.batching import view_batch
-from streamer.session.engine import Engine
-from streamer.session.settings import EngineConfig
-from streamer.session.threads import use_all_cores
 from streamer.sources import load_frame, open_capture, parse_range
 from ttt_core import StreamingModel, default_model
-from ttt_core.scenes import SceneConfig, make_sequence
 from ttt_core.training.collate import Draw
 from ttt_core.training.evaluate import stream_errors
 from ttt_core.training.samples import load_sequence
@@ -65,21 +55,6 @@ class Depth:
     every: int = 4
     batch: int = 4
     long_side: int = 240
-    weights: Path | None = None
-    json: Path | None = None
-
-
-@dataclass(kw_only=True)
-class Map:
-    """Held-out views of the map, without refinement and after ten seconds of it."""
-
-    captures: tyro.conf.Positional[tuple[Path, ...]] = ()
-    frames: str = "0:150"
-    hold_out: int = 8
-    long_side: int = 240
-    refine_seconds: float = 10.0
-    scenes: int = 6
-    """Generated scenes, where no capture is given."""
     weights: Path | None = None
     json: Path | None = None
 
@@ -142,7 +117,8 @@ def depth(options: Depth) -> dict[str, Any]:
         model = model_of(name, options.weights)
         model.warm_up(*frames[0].image.shape[:2])
         for reset in (False, True) if name == "packaged" else (False,):
-            errors, confidences = _streamed(model, frames, options.batch, reset)
+            streamed = Forgetful(model) if reset else model
+            errors, confidences = _streamed(streamed, frames, options.batch)
             label = f"{name}, memory reset" if reset else name
             result[label] = summary(np.concatenate(errors), np.concatenate(confidences))
             result[label]["median_by_batch"] = [float(np.nanmedian(e)) for e in errors]
@@ -150,7 +126,7 @@ def depth(options: Depth) -> dict[str, Any]:
 
 
 def _streamed(
-    model: StreamingModel, frames: Sequence[Frame], batch: int, reset: bool
+    model: StreamingModel | Forgetful, frames: Sequence[Frame], batch: int
 ) -> tuple[list[Float32], list[Float32]]:
     """Errors and confidences of every batch, NaN where the sensor saw nothing."""
     state = model.initial_state()
@@ -161,9 +137,6 @@ def _streamed(
         unseen = [dataclasses.replace(frame, depth=None) for frame in part]
         poses = {frame.seq: cast(NDArray[np.float64], frame.c2w) for frame in part}
         empty = [np.zeros(truth.shape[1:], np.float32)] * len(part)
-        if reset:
-            fresh = model.initial_state().memory
-            state = dataclasses.replace(state, memory=fresh, records=())
         state, prediction = model.stream(state, view_batch(unseen, poses, empty))
         predicted = prediction.depth.numpy()
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -171,82 +144,6 @@ def _streamed(
         errors.append(error.ravel().astype(np.float32))
         confidences.append(prediction.confidence.numpy().ravel())
     return errors, confidences
-
-
-def maps(options: Map) -> dict[str, Any]:
-    use_all_cores()
-    result: dict[str, Any] = {"refine_seconds": options.refine_seconds}
-    for name, frames in _streams(options):
-        held_out = frames[:: options.hold_out]
-        given = [f for i, f in enumerate(frames) if i % options.hold_out]
-        result[name] = {
-            which: _mapped(model_of(which, options.weights), given, held_out, options)
-            for which in MODELS
-        }
-        print(name, json.dumps(_rounded(result[name])), flush=True)
-    return result
-
-
-def _streams(options: Map) -> Iterator[tuple[str, list[Frame]]]:
-    for path in options.captures:
-        capture = open_capture(path)
-        chosen = capture.frames[slice(*parse_range(options.frames))]
-        yield (
-            capture.name,
-            [
-                load_frame(capture, f, seq=i, long_side=options.long_side)
-                for i, f in enumerate(chosen)
-            ],
-        )
-    if not options.captures:
-        size = SceneConfig(width=options.long_side, height=options.long_side * 2 // 3, views=48)
-        for seed in range(options.scenes):
-            scene = make_sequence(seed, "kept_out", size)
-            yield f"scene {seed} ({scene.kind})", [*_scene_frames(scene)]
-
-
-def _scene_frames(scene: Any) -> Iterator[Frame]:
-    for i, image in enumerate(scene.image):
-        fx, fy, cx, cy = scene.fxfycxcy[i].double().tolist()
-        yield Frame(
-            seq=i,
-            stamp_ns=i * 100_000_000,
-            camera="",
-            image=np.ascontiguousarray(image.permute(1, 2, 0).numpy()),
-            K=np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1.0]]),
-            c2w=scene.c2w[i].numpy(),
-        )
-
-
-def _mapped(
-    model: StreamingModel, given: Sequence[Frame], held_out: Sequence[Frame], options: Map
-) -> dict[str, float]:
-    torch.manual_seed(0)
-    engine = Engine(EngineConfig(), model=model)
-    engine.warm_up(*given[0].image.shape[:2])
-    began = time.monotonic()
-    for start in range(0, len(given), engine.config.batch):
-        engine.process(given[start : start + engine.config.batch])
-    streamed = time.monotonic() - began
-    figures = {"stream_seconds": streamed}
-    figures |= _scores(engine, given, held_out, "")
-    began = time.monotonic()
-    while engine.wants_refinement and time.monotonic() - began < options.refine_seconds:
-        engine.refine()
-    figures |= _scores(engine, given, held_out, "refined_")
-    figures["splats"] = float(engine.status().splats)
-    engine.close()
-    return figures
-
-
-def _scores(
-    engine: Engine, given: Sequence[Frame], held_out: Sequence[Frame], prefix: str
-) -> dict[str, float]:
-    splats = engine.splats_world(origin := world_origin(engine.map.chunks.values()))
-    scores = score(WorldSplats(splats, origin), held_out, given, engine.refiner.background)
-    return {
-        f"{prefix}{name}": cast(float, scores.mean(name)) for name in ("psnr", "psnr_gain", "ssim")
-    }
 
 
 def _rounded(value: Any) -> Any:
@@ -257,13 +154,13 @@ def _rounded(value: Any) -> Any:
     return [_rounded(v) for v in value] if isinstance(value, list) else value
 
 
-def main(options: Scenes | Depth | Map) -> None:
-    work = {Scenes: scenes, Depth: depth, Map: maps}[type(options)]
-    result = {"hardware": hardware(), **work(options)}  # type: ignore[operator]
+def main(options: Scenes | Depth) -> None:
+    work = scenes(options) if isinstance(options, Scenes) else depth(options)
+    result = {"hardware": hardware(), **work}
     print(json.dumps(_rounded(result), indent=1))
     if options.json is not None:
         options.json.write_text(json.dumps(_rounded(result), indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    main(tyro.extras.subcommand_cli_from_dict({"scenes": Scenes, "depth": Depth, "map": Map}))
+    main(tyro.extras.subcommand_cli_from_dict({"scenes": Scenes, "depth": Depth}))

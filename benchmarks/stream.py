@@ -27,10 +27,12 @@ from streamer.client import Client
 from streamer.config import ServeConfig, SessionConfig, ViewerConfig
 from streamer.daemon_process import DaemonProcess
 from streamer.hardware import hardware
+from streamer.held_out import HeldOut
 from streamer.playback import Playback, play
-from streamer.report import WorldSplats, contact_sheet, score
+from streamer.report import contact_sheet
 from streamer.requests import Requests
-from streamer.sources import Capture, load_frame, open_capture, parse_range
+from streamer.scoring import WorldSplats, score
+from streamer.sources import Capture, open_capture, parse_range
 from streamer.subscriber import Subscriber
 
 SESSION = "benchmark"
@@ -142,17 +144,12 @@ def paused_map(requests: Requests, follower: Follower) -> MapMirror:
 def scores(mirror: MapMirror, capture: Capture, options: argparse.Namespace) -> dict[str, Any]:
     """Held-out scores of a map, and its picture where one is asked for."""
     given, kept = capture.hold_out(options.hold_out)
-    near = {index for frame in kept for index in (frame.index - 1, frame.index + 1)}
-
-    def load(frames: Any) -> list[Any]:
-        return [load_frame(capture, f, seq=f.index, long_side=options.long_side) for f in frames]
-
-    held_out, neighbours = load(kept), load([f for f in given if f.index in near])
+    held_out = HeldOut.load(capture, given, kept, long_side=options.long_side)
     origin = mirror.origin()
     world = WorldSplats(mirror.splats_world(origin=origin), origin)
-    result = score(world, held_out, neighbours, np.zeros(3, np.float32))
+    result = score(world, held_out.views, held_out.neighbours, np.zeros(3, np.float32))
     if options.sheet:
-        contact_sheet(options.sheet, held_out, result)
+        contact_sheet(options.sheet, held_out.views, result)
     names = ("psnr", "ssim", "psnr_gain", "ssim_gain")
     return {name: round(result.mean(name) or 0.0, 4) for name in names} | {"splats": mirror.count}
 

@@ -34,6 +34,7 @@ def render_view(
     *,
     origin: npt.ArrayLike = (0.0, 0.0, 0.0),
     background: npt.ArrayLike | None = None,
+    backend: str = "auto",
 ) -> Render:
     """Splats (N, …) in world axes, seen from a pinhole camera; no gradients.
 
@@ -43,6 +44,7 @@ def render_view(
         width, height: pixels.
         origin: (3,) float64 that the means are relative to.
         background: (3,) rgb, 0..1, behind everything; None: black.
+        backend: of `rasterize`.
 
     Raises:
         RasterError: an argument that cannot be drawn with.
@@ -64,4 +66,5 @@ def render_view(
             height,
             sh_degree=splats.sh_degree,
             background=behind,
+            backend=backend,
         )

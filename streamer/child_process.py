@@ -29,6 +29,11 @@ _ENVIRONMENT = {
 }
 
 
+def child_environment() -> dict[str, str]:
+    """For a process that computes, and that ends with this one (`streamer.child`)."""
+    return {**_ENVIRONMENT, **os.environ, PARENT_VARIABLE: str(os.getpid())}
+
+
 @dataclass(slots=True, eq=False)
 class ChildProcess:
     """A role and the process that plays it at the moment, if any."""
@@ -67,16 +72,12 @@ class ChildProcess:
 
     def start(self) -> None:
         """Start it. From the main thread: the process ends when the starting thread does."""
-        environment = dict(os.environ)
-        environment[PARENT_VARIABLE] = str(os.getpid())
-        for name, value in _ENVIRONMENT.items():
-            environment.setdefault(name, value)
         self.process = subprocess.Popen(
             [sys.executable, "-m", "streamer.child", *self.arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
-            env=environment,
+            env=child_environment(),
             # Ctrl-C is for the supervisor, which ends its processes in order.
             start_new_session=True,
         )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from streamer.config import ServeConfig, SessionConfig, ViewerConfig
 from streamer.diagnosis import port_is_free
-from streamer.sources import Capture, CaptureFrame, load_frame, open_capture
+from streamer.sources import Capture, CaptureFrame, open_capture
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -160,19 +160,18 @@ def leave_results(
     """
     from gs_decoder import estimate_background, write_ply
     from streamer.hardware import hardware
-    from streamer.report import WorldSplats, contact_sheet, score, write_report
+    from streamer.held_out import HeldOut
+    from streamer.report import contact_sheet, write_report
+    from streamer.scoring import WorldSplats, score
 
     origin = subscriber.mirror.origin()
     splats = subscriber.mirror.splats_world(origin=origin)
     write_ply(out / "map.ply", splats, offset=origin)
 
-    def load(frames: Sequence[CaptureFrame]) -> list[Any]:
-        return [load_frame(capture, f, seq=f.index, long_side=long_side) for f in frames]
-
-    held_out, neighbours = load(kept), load(given)
-    background = estimate_background([frame.image for frame in neighbours[::10]])
-    scores = score(WorldSplats(splats, origin), held_out, neighbours, background)
-    contact_sheet(out / "renders.png", held_out, scores)
+    held_out = HeldOut.load(capture, given, kept, long_side=long_side)
+    background = estimate_background([frame.image for frame in held_out.neighbours])
+    scores = score(WorldSplats(splats, origin), held_out.views, held_out.neighbours, background)
+    contact_sheet(out / "renders.png", held_out.views, scores)
     status = subscriber.status
     assert status is not None, "wait_for_map saw one"
     figures = {

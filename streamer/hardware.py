@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -62,3 +63,18 @@ def memory_bytes() -> int:
     except (OSError, ValueError):
         pass
     return total
+
+
+def peak_memory_bytes() -> int:
+    """Largest resident set that this process has had.
+
+    On Linux not from getrusage, which counts what the parent held when it started this process.
+    """
+    try:
+        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -16,7 +16,9 @@ from gs_decoder import world_origin, write_ply
 from streamer.config import ServeConfig, SessionConfig
 from streamer.frames import Frame
 from streamer.hardware import hardware
-from streamer.report import Scores, WorldSplats, contact_sheet, score, write_report
+from streamer.held_out import HeldOut, Unreadable
+from streamer.report import contact_sheet, write_report
+from streamer.scoring import Scores, WorldSplats, score
 from streamer.session.engine import Engine
 from streamer.session.settings import engine_config
 from streamer.session.threads import use_all_cores
@@ -28,12 +30,20 @@ from ttt_core import default_model
 _AHEAD = 16
 _STREAM_SHARE = 0.6
 """Of the time limit, what the frames may take together with the refinement between them."""
+_NAP_S = 0.02
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunPlan:
     """What to build from: frames given to the map and frames kept back, the working size (long
-    side, pixels), and wall seconds from the first frame read."""
+    side, pixels), and wall seconds from the first frame read (inf: until the map has settled).
+
+    Attributes:
+        aim: seconds at which the map should be good first; frames are taken within 0.6 of it.
+            None: the time limit.
+        rate: given frames a second that arrive, as from a camera; 0: all of them are there. At a
+            rate every frame is taken, however late; the time limit then ends refinement alone.
+    """
 
     capture: Capture
     given: Sequence[CaptureFrame]
@@ -41,14 +51,16 @@ class RunPlan:
     long_side: int
     with_depth: bool
     time_limit: float
+    aim: float | None = None
+    rate: float = 0.0
 
-
-@dataclass(frozen=True, slots=True)
-class Unreadable:
-    """A frame that was passed over: its files do not decode, or do not fit its camera."""
-
-    frame: CaptureFrame
-    reason: str
+    def next_batch_at(self, taken: int, batch: int) -> float:
+        """Seconds until which the time after `taken` frames is refinement's."""
+        if self.rate > 0.0:
+            return min(taken + batch, max(taken, len(self.given))) / self.rate
+        aim = self.time_limit if self.aim is None else self.aim
+        # New frames are fused into what refinement made of the old ones: spread it over them.
+        return _STREAM_SHARE * aim * taken / len(self.given) if math.isfinite(aim) else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +177,7 @@ def run_capture(
     """Feed all frames to the engine, refining between and after them, until the time is up.
 
     Without a time limit frames follow each other at once, and the end is when the map has settled.
+    At a rate a batch waits for its last frame, and for nothing else: a slow engine falls behind.
 
     Frames that cannot be read are passed over.
 
@@ -175,34 +188,47 @@ def run_capture(
     reader = FrameReader(
         plan.capture, plan.given, long_side=plan.long_side, with_depth=plan.with_depth
     )
-    reader.start()
     started = time.monotonic()
+    reader.start()
     frames_in = 0
     stream_seconds = 0.0
 
-    share = _STREAM_SHARE * plan.time_limit if math.isfinite(plan.time_limit) else 0.0
+    def tell() -> None:
+        if progress:
+            progress(engine, frames_in)
 
     def over() -> bool:
         return time.monotonic() - started >= plan.time_limit or stopped()
 
+    def done_reading() -> bool:
+        return stopped() if plan.rate > 0.0 else over()
+
+    def use_time_until(due: float) -> None:
+        """Refine; where a camera sends, wait as well."""
+        while (left := started + due - time.monotonic()) > 0.0 and not over():
+            if engine.wants_refinement:
+                engine.refine()
+            elif plan.rate > 0.0:
+                time.sleep(min(left, _NAP_S))
+            else:
+                break
+            tell()
+
+    batch = engine.config.batch
     try:
-        while not over():
-            frames = reader.take(engine.config.batch)
+        use_time_until(plan.next_batch_at(0, batch))
+        while not done_reading():
+            frames = reader.take(batch)
             if not frames:
                 break
             frames_in += len(frames)
             engine.process(frames)
             stream_seconds = time.monotonic() - started
-            if progress:
-                progress(engine, frames_in)
-            # New frames are fused into what refinement made of the old ones: spread it over them.
-            pace = share * frames_in / len(plan.given)
-            while time.monotonic() - started < pace and engine.wants_refinement and not over():
-                engine.refine()
+            tell()
+            use_time_until(plan.next_batch_at(frames_in, batch))
         while engine.wants_refinement and not over():
             engine.refine()
-            if progress:
-                progress(engine, frames_in)
+            tell()
     finally:
         reader.close()
     engine.publish()
@@ -230,26 +256,17 @@ def write_results(
     write_ply(out / "map.ply", splats, offset=origin)
     _write_keyframes(out / CAMERAS_FILE, engine, plan)
 
-    known = {unreadable.frame.index for unreadable in outcome.unreadable}
-
-    def load(frames: Sequence[CaptureFrame]) -> list[Frame]:
-        loaded = []
-        for frame in frames:
-            if frame.index in known:
-                continue
-            try:
-                seq, long_side = frame.index, plan.long_side
-                loaded.append(load_frame(plan.capture, frame, seq=seq, long_side=long_side))
-            except ValueError as error:
-                outcome.unreadable.append(Unreadable(frame, str(error)))
-        return loaded
-
-    held_out = load(plan.kept)
-    # Only the neighbours of a held-out frame lend it their exposure.
-    near = {index for frame in plan.kept for index in (frame.index - 1, frame.index + 1)}
-    neighbours = load([frame for frame in plan.given if frame.index in near])
-    scores = score(WorldSplats(splats, origin), held_out, neighbours, engine.refiner.background)
-    contact_sheet(out / "renders.png", held_out, scores)
+    held_out = HeldOut.load(
+        plan.capture,
+        plan.given,
+        plan.kept,
+        long_side=plan.long_side,
+        known_unreadable={unreadable.frame.index for unreadable in outcome.unreadable},
+    )
+    outcome.unreadable.extend(held_out.unreadable)
+    background = engine.refiner.background
+    scores = score(WorldSplats(splats, origin), held_out.views, held_out.neighbours, background)
+    contact_sheet(out / "renders.png", held_out.views, scores)
     status = engine.status()
     figures: dict[str, Any] = {
         "capture": plan.capture.name,

@@ -25,6 +25,7 @@ VERBS = {
     "export": "a session's map as a file",
     "render": "a video of a flight through a map",
     "keygen": "keys for a daemon and for who may connect to it",
+    "eval": "judge maps by held-out views, beside baselines",
     "train": "train the network, on procedural scenes or on captures",
     "scenes": "a contact sheet of the procedural scenes that training draws from",
     "doctor": "what works on this machine, and why the rest does not",

@@ -21,8 +21,9 @@ from rich.markup import escape
 from streamer.cli.console import console, frame_progress
 
 if TYPE_CHECKING:
+    from streamer.held_out import Unreadable
     from streamer.live_page import LivePage
-    from streamer.run import RunPlan, Unreadable
+    from streamer.run import RunPlan
     from streamer.session.engine import Engine
 
 _LISTED = 10
