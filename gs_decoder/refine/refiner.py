@@ -32,15 +32,29 @@ _FAR = 4096.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RefineConfig:
-    """Rates are per step; those of means are in units of the splat's own size."""
+    """Rates are per step; those of means are in units of the splat's own size.
+
+    Attributes:
+        eager_opacity, eager_color: factors on the rates of a new and faint splat (see `adam_rows`):
+            fillers of holes know neither their place nor their colour yet.
+        settling: steps of its own by which half of that is gone.
+        dropout_views, max_dropout: every step leaves out a random share of the splats,
+            dropout_views / number of views, at most max_dropout: what few views have seen is
+            learnt by heart otherwise (DropGaussian, arXiv 2504.00773).
+    """
 
     rate_mean: float = 0.2
     rate_quat: float = 3e-2
     rate_log_scale: float = 4e-2
     rate_opacity: float = 8e-2
     rate_color: float = 1.5e-2
+    eager_opacity: float = 5.0
+    eager_color: float = 8.0
+    settling: float = 200.0
     rate_gain: float = 2e-3
     gain_decay: float = 1e-3
+    dropout_views: float = 4.0
+    max_dropout: float = 0.2
     ssim_weight: float = 0.2
     depth_weight: float = 0.1
     recent_views: int = 8
@@ -101,12 +115,16 @@ class Refiner:
         self._renderer = renderer
         self._recent: deque[int] = deque(maxlen=self.config.recent_views)
         self._random = random.Random(self.config.seed)
+        self._dropouts = np.random.default_rng(self.config.seed)
         self._pool = ThreadPoolExecutor(self.config.workers, thread_name_prefix="refine")
         self._gradient = np.zeros((0, adam.COLUMNS), np.float32)
         self._seen = np.zeros(0, np.bool_)
         self._touched = np.zeros(0, np.bool_)
         config_rates = [self.config.rate_mean] * 3 + [self.config.rate_quat] * 4
         config_rates += [self.config.rate_log_scale] * 3 + [self.config.rate_opacity]
+        self._eagerness = np.ones(adam.COLUMNS, np.float32)
+        self._eagerness[adam.LOGIT] = self.config.eager_opacity
+        self._eagerness[adam.COLOR :] = self.config.eager_color
         self._rates = np.array(config_rates + [self.config.rate_color] * 3, np.float32)
 
     def close(self) -> None:
@@ -210,7 +228,11 @@ class Refiner:
             return None
         self._fit_buffers()
         views = self._choose_views()
-        results = list(self._pool.map(self._view_gradient, views, range(len(views))))
+        results = list(
+            self._pool.map(
+                self._view_gradient, views, range(len(views)), [self._presence() for _ in views]
+            )
+        )
         count = self.parameters.count
         bounds = np.linspace(0, count, self.config.workers + 1).astype(int)
         spans = list(pairwise(bounds.tolist()))
@@ -300,12 +322,23 @@ class Refiner:
             chosen.append(self._random.choice(left))
         return [self.views[key] for key in chosen]
 
-    def _view_gradient(self, view: RefineView, worker: int) -> ViewGradient:
+    def _presence(self) -> Float32 | None:
+        """(N,) 1 for the splats that take part in one view's step; None: all."""
+        share = min(self.config.dropout_views / len(self.views), self.config.max_dropout)
+        if share <= 0:
+            return None
+        present = self._dropouts.random(self.parameters.count, np.float32) >= share
+        return present.astype(np.float32)
+
+    def _view_gradient(
+        self, view: RefineView, worker: int, presence: Float32 | None
+    ) -> ViewGradient:
         return self._renderer.gradient(
             worker,
             self.parameters,
             self.view_matrix(view.c2w),
             view,
+            presence,
             background=self.background,
             ssim_weight=self.config.ssim_weight,
             depth_weight=self.config.depth_weight,
@@ -339,6 +372,8 @@ class Refiner:
             self._gradient,
             self._seen,
             self._rates,
+            self._eagerness,
+            self.config.settling,
             adam.BETA1,
             adam.BETA2,
             adam.EPSILON,

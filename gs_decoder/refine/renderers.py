@@ -58,11 +58,16 @@ class ViewRenderer(Protocol):
         parameters: SplatParameters,
         viewmat: Float32,
         view: RefineView,
+        presence: Float32 | None = None,
         *,
         background: Float32,
         ssim_weight: float,
         depth_weight: float,
-    ) -> ViewGradient: ...
+    ) -> ViewGradient:
+        """Args:
+        presence: (N,) factors on the opacities, 0 for a splat that is left out of this step.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +152,7 @@ class NumbaViewRenderer:
         parameters: SplatParameters,
         viewmat: Float32,
         view: RefineView,
+        presence: Float32 | None = None,
         *,
         background: Float32,
         ssim_weight: float,
@@ -155,11 +161,12 @@ class NumbaViewRenderer:
         height, width = view.image.shape[:2]
         used = slice(0, parameters.count)
         rasterizer = self._rasterizers[worker]
+        opacities = parameters.opacities[used]
         render = rasterizer.forward(
             parameters.means[used],
             parameters.quats[used],
             parameters.scales[used],
-            parameters.opacities[used],
+            opacities if presence is None else opacities * presence,
             parameters.colors[used],
             viewmat,
             view.K.astype(np.float32),
@@ -182,7 +189,7 @@ class NumbaViewRenderer:
             gradients.means,
             gradients.quats,
             gradients.scales,
-            gradients.opacities,
+            gradients.opacities if presence is None else gradients.opacities * presence,
             gradients.colors,
             image.log_gain,
         )
@@ -251,6 +258,7 @@ class TorchViewRenderer:
         parameters: SplatParameters,
         viewmat: Float32,
         view: RefineView,
+        presence: Float32 | None = None,
         *,
         background: Float32,
         ssim_weight: float,
@@ -258,7 +266,10 @@ class TorchViewRenderer:
     ) -> ViewGradient:
         height, width = view.image.shape[:2]
         leaves = self._leaves(parameters, requires_grad=True)
-        render = self._rasterize(leaves, viewmat, view.K, width, height, background)
+        seen = list(leaves)
+        if presence is not None:
+            seen[3] = leaves[3] * torch.from_numpy(presence).to(self._device)
+        render = self._rasterize(seen, viewmat, view.K, width, height, background)
         image = image_gradient(
             render.rgb.detach().cpu().numpy(),
             render.depth.detach().cpu().numpy(),

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gs_decoder import Splats
-from gs_decoder.refine import RefineConfig, Refiner, RefineView, SplatParameters
+from gs_decoder.refine import RefineConfig, Refiner, RefineView, SplatParameters, adam
 from gs_decoder.refine.adam import accumulate_rows
 from gs_decoder.refine.renderers import NumbaViewRenderer, TorchViewRenderer
 
@@ -121,7 +121,62 @@ def test_kernels_and_autograd_give_the_same_gradient():
     for name in ("means", "quats", "scales", "opacities", "colors", "log_gain"):
         ours, theirs = getattr(kernels, name), getattr(autograd, name)
         assert np.linalg.norm(ours - theirs) <= 2e-3 * np.linalg.norm(theirs) + 1e-7, name
+    present = (np.random.default_rng(0).random(refiner.parameters.count) > 0.4).astype(np.float32)
+    kernels = NumbaViewRenderer(1).gradient(*arguments, present, **options)
+    autograd = TorchViewRenderer("reference", "cpu").gradient(*arguments, present, **options)
+    assert kernels.loss == pytest.approx(autograd.loss, rel=1e-4)
+    for name in ("means", "opacities", "colors"):
+        ours, theirs = getattr(kernels, name), getattr(autograd, name)
+        assert not ours[present == 0].any(), "a splat that is left out is left alone"
+        assert np.linalg.norm(ours - theirs) <= 2e-3 * np.linalg.norm(theirs) + 1e-7, name
     refiner.close()
+
+
+def test_few_views_leave_out_more_splats_and_never_more_than_allowed():
+    shares = []
+    for dropout_views, max_dropout in ((4.0, 0.2), (0.3, 0.2), (0.0, 0.2)):
+        refiner = refiner_with_views(5, dropout_views=dropout_views, max_dropout=max_dropout)
+        drawn = [refiner._presence() for _ in range(40)]
+        shares.append(np.mean([0.0 if d is None else (d == 0).mean() for d in drawn]))
+        refiner.close()
+    assert shares[0] == pytest.approx(0.2, abs=0.02)  # six views: 4 / 6 is more than is allowed
+    assert shares[1] == pytest.approx(0.05, abs=0.02)
+    assert shares[2] == 0.0
+
+
+def test_faint_young_splats_are_eager_and_settle():
+    """The first step of Adam is the rate itself: it tells the factor."""
+
+    def first_step(logit, age, **options):
+        rows = np.zeros((1, 14), np.float32)
+        rows[0, 10] = logit
+        before = rows.copy()
+        ones = np.ones(14, np.float32)
+        eager = np.ones(14, np.float32)
+        eager[11:] = options.get("eager", 8.0)
+        adam.adam_rows(
+            0,
+            1,
+            rows,
+            np.zeros((1, 14), np.float32),
+            np.zeros((1, 14), np.float32),
+            np.array([age], np.int32),
+            np.ones((1, 14), np.float32),
+            np.ones(1, np.bool_),
+            0.01 * ones,
+            eager,
+            200.0,
+            0.0,
+            0.0,
+            1e-12,
+        )
+        return float((before - rows)[0, 12]) / 0.01
+
+    assert first_step(-9.0, 0) == pytest.approx(8.0, rel=0.01)
+    assert first_step(0.0, 0) == pytest.approx(4.5, rel=0.01)
+    assert first_step(9.0, 0) == pytest.approx(1.0, rel=0.01)
+    assert first_step(-9.0, 200) == pytest.approx(4.5, rel=0.02)
+    assert first_step(-9.0, 0, eager=1.0) == pytest.approx(1.0, rel=0.01)
 
 
 @settings(max_examples=20, deadline=None)
