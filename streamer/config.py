@@ -58,6 +58,8 @@ class ViewerConfig:
     """Its port; 0 takes a free one."""
     max_splats: int = 300_000
     """At most so many splats in the page."""
+    token_file: Path | None = None
+    """The page asks its visitors for the token in this file, which is made where it is missing."""
 
     def __post_init__(self) -> None:
         _require(0 <= self.port <= 65535, "viewer.port", self.port, "is not in 0..65535")

@@ -9,6 +9,7 @@ import re
 import socket
 
 from streamer.access.daemon import check_keys_folder
+from streamer.access.token import page_token
 from streamer.config import ConfigError, ServeConfig
 
 _TCP = re.compile(r"^tcp://(?P<host>\[[^\]]+\]|[^:]+):(?P<port>\*|\d{1,5})$")
@@ -18,10 +19,13 @@ _NO_KEYS = (
     "or accept that anybody who reaches it can send and read: --insecure"
 )
 _OPEN_PAGE = (
-    "is not a loopback address, and the page asks nobody who he is: keep it on 127.0.0.1 behind "
-    "ssh or a reverse proxy (docs/security.md), or accept that anybody who reaches it sees and "
-    "pauses the map: --insecure"
+    "is not a loopback address, and the page asks nobody who he is: give it a token "
+    "(--viewer-token FILE; view: --token-file FILE), keep it on 127.0.0.1 behind ssh or a reverse "
+    "proxy (docs/security.md), or accept that anybody who reaches it sees and pauses the map: "
+    "--insecure"
 )
+_OPEN_TO_ALL = "is open to everybody who reaches it (--insecure)"
+_PLAIN_HTTP = "is plain HTTP: who listens on that network reads map and token (docs/security.md)"
 
 
 def check_config(config: ServeConfig) -> list[str]:
@@ -35,11 +39,13 @@ def check_config(config: ServeConfig) -> list[str]:
         host = _host_of(key, address)
         if config.keys is None and host is not None and not is_loopback(host):
             _refuse_unless(config.insecure, f"{key}: {address} {_NO_KEYS}")
-            warnings.append(f"{key}: {address} is open to everybody who reaches it (--insecure)")
-    host = config.viewer.host
+            warnings.append(f"{key}: {address} {_OPEN_TO_ALL}")
+    host, token = config.viewer.host, config.viewer.token_file is not None
+    if config.viewer.enabled and config.viewer.token_file is not None:
+        page_token(config.viewer.token_file)
     if config.viewer.enabled and not is_loopback(host):
-        check_page_host(host, insecure=config.insecure, key="viewer.host")
-        warnings.append(f"viewer.host: {host} is open to everybody who reaches it (--insecure)")
+        check_page_host(host, insecure=config.insecure or token, key="viewer.host")
+        warnings.append(f"viewer.host: {host} {_PLAIN_HTTP if token else _OPEN_TO_ALL}")
     if config.device == "cuda":
         _check_cuda()
     return warnings

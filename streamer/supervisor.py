@@ -135,6 +135,10 @@ class Supervisor:
         arguments += ["--requests", reachable(config.requests)]
         arguments += ["--host", config.viewer.host, "--port", str(config.viewer.port)]
         arguments += ["--max-splats", str(config.viewer.max_splats)]
+        token = config.viewer.token_file
+        if token is not None:
+            arguments += ["--token-file", str(token)]
+            self._reporter.log(f"open the page with ?token= and the content of {token}")
         if config.keys is not None:
             key, server_key = own_key_files(self._run_dir)
             arguments += ["--key", str(key), "--server-key", str(server_key)]

@@ -10,6 +10,7 @@ import numpy as np
 
 from gs_decoder import Similarity
 from streamer.access.keys import load_keys
+from streamer.access.token import page_token
 from viewer.allocation import NodeLayout
 from viewer.cameras import CameraLayer
 from viewer.commands import Commands
@@ -42,7 +43,11 @@ class App:
     """The page of a daemon, from the moment it is made: before the daemon, and without it."""
 
     def __init__(self, config: ViewerConfig) -> None:
-        self.server = open_page(config.host, config.port)
+        self.server = open_page(
+            config.host,
+            config.port,
+            None if config.token_file is None else page_token(config.token_file),
+        )
         self._feed = Feed(
             config.updates,
             config.requests,

@@ -34,6 +34,9 @@ class ViewerConfig:
     server_key: Path | None = None
     """The daemon's public key file."""
 
+    token_file: Path | None = None
+    """The page asks its visitors for the token in this file, which is made where it is missing."""
+
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
             raise ValueError(f"port is {self.port}: give 1 to 65535, or 0 for a free one")

@@ -10,6 +10,8 @@ import socket
 import viser
 from viser import _messages
 
+from viewer.door import Door
+
 TITLE = "splatstream"
 
 _log = logging.getLogger(__name__)
@@ -19,16 +21,24 @@ class PageError(ValueError):
     """The page cannot be served where it was asked to be."""
 
 
-def open_page(host: str, port: int) -> viser.ViserServer:
+def open_page(host: str, port: int, token: str | None = None) -> viser.ViserServer:
     """Serve the page; where `port` is taken, on the next free one, which is said in the log.
 
     Raises:
-        PageError: `host` is no address of this machine.
+        PageError: `host` is no address of this machine, or viser does not let its visitors be
+            checked.
     """
     _check_host(host)
+    door = Door(host, token)
     # viser prints a box with its own name and addresses on standard output.
-    with contextlib.redirect_stdout(io.StringIO()):
+    with contextlib.redirect_stdout(io.StringIO()), door.before_viser():
         server = viser.ViserServer(host=host, port=port, label=TITLE, verbose=False)
+    if not door.installed:
+        server.stop()
+        raise PageError(
+            f"viser {viser.__version__} starts its server in a way that this version does not "
+            "know, so visitors could not be checked: install viser>=1.1.1,<2"
+        )
     if port not in (0, server.get_port()):
         _log.warning("port %d is taken: the page is on port %d", port, server.get_port())
     server.gui.configure_theme(

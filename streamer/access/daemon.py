@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import resource
 from pathlib import Path
 
 import zmq
@@ -86,4 +88,13 @@ def open_gate(
     ours = Grant("the daemon's own", frozenset({"watch", "control"}))
     always = {read_public(run_dir / f"{_OURSELVES}{PUBLIC}"): ours}
     key = read_secret(folder / f"{DAEMON}{SECRET}")
+    _raise_descriptor_limit()
     return Gate(context, key, AllowList(folder / ALLOWED, always))
+
+
+def _raise_descriptor_limit() -> None:
+    # The usual 1024 would let a thousand strangers in their handshakes keep everybody else out.
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = 65536 if hard == resource.RLIM_INFINITY else hard
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))

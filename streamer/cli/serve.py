@@ -7,6 +7,7 @@ Ctrl-C ends it.
 from __future__ import annotations
 
 import dataclasses
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -34,6 +35,8 @@ class Options:
     """Address that the live page is served on (127.0.0.1)."""
     viewer_port: int | None = None
     """Its port (8080; 0 takes a free one)."""
+    viewer_token: Path | None = None
+    """The live page asks for the token in this file, which is made where it is missing."""
     session_dir: Path | None = None
     """Folder of the sessions' own folders."""
     device: Literal["auto", "cpu", "cuda"] | None = None
@@ -57,6 +60,8 @@ def run(options: Options) -> int:
     from streamer.reporter import Reporter
     from streamer.supervisor import Supervisor
 
+    # What this process and those that it starts write down shows the insides of homes.
+    os.umask(0o077)
     config = serve_config(options)
     reporter = Reporter(config.log.file)
     try:
@@ -73,7 +78,12 @@ def serve_config(options: Options) -> ServeConfig:
         return {name: value for name, value in values.items() if value is not None}
 
     enabled = False if options.no_viewer else None
-    viewer = given(enabled=enabled, host=options.viewer_host, port=options.viewer_port)
+    viewer = given(
+        enabled=enabled,
+        host=options.viewer_host,
+        port=options.viewer_port,
+        token_file=_absolute(options.viewer_token),
+    )
     top = given(
         ingest=options.ingest,
         updates=options.updates,
@@ -81,7 +91,7 @@ def serve_config(options: Options) -> ServeConfig:
         session_dir=options.session_dir,
         device=options.device,
         max_sessions=options.max_sessions,
-        keys=None if options.keys is None else options.keys.expanduser().absolute(),
+        keys=_absolute(options.keys),
         insecure=options.insecure or None,
     )
     weights = options.weights
@@ -95,3 +105,7 @@ def serve_config(options: Options) -> ServeConfig:
         viewer=dataclasses.replace(config.viewer, **viewer),
         session=dataclasses.replace(config.session, **session),
     )
+
+
+def _absolute(path: Path | None) -> Path | None:
+    return None if path is None else path.expanduser().absolute()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 from tyro.conf import FlagCreatePairsOff, Positional
 
@@ -28,6 +29,8 @@ class Options(KeyOptions):
     """Updates address, where it is not the port below the requests one."""
     requests: str | None = None
     """Requests address, where it is not the port above the updates one."""
+    token_file: Path | None = None
+    """The page asks for the token in this file, which is made where it is missing."""
     insecure: FlagCreatePairsOff[bool] = False
     """Serve the page beyond this machine although nobody is authenticated."""
 
@@ -37,7 +40,9 @@ def run(options: Options) -> int:
     from streamer.addresses import find_daemon
     from streamer.preflight import check_page_host, claim_port
 
-    check_page_host(options.host, insecure=options.insecure, key="--host")
+    token = options.token_file
+    open_anyway = options.insecure or token is not None
+    check_page_host(options.host, insecure=open_anyway, key="--host")
     found = find_daemon(
         options.address, updates=options.updates, requests=options.requests, keys=options.keys()
     )
@@ -46,6 +51,9 @@ def run(options: Options) -> int:
     # The page is a package that stands on this one, so it is started, never imported.
     command = [sys.executable, "-m", "viewer", "--updates", found.updates]
     command += ["--requests", found.requests, "--host", options.host, "--port", str(port)]
+    if token is not None:
+        command += ["--token-file", str(token)]
+        print(f"open it with ?token= and the content of {token}", flush=True)
     if options.key is not None:
         command += ["--key", str(options.key), "--server-key", str(options.server_key)]
     process = subprocess.Popen(command)

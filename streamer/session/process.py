@@ -38,7 +38,7 @@ from streamer.protocol.links import Control, ControlDone
 from streamer.protocol.wire import Buffer, Message, decode, encode
 from streamer.session.engine import Engine, StaleRevision
 from streamer.session.socket_outbox import SocketOutbox, dealer, publish_socket
-from streamer.session.storage import SessionFolderError, begin_epoch, save_state
+from streamer.session.storage import SessionFolderError, begin_epoch, save_state, session_folder
 
 log = logging.getLogger(__name__)
 Float64 = NDArray[np.float64]
@@ -55,7 +55,7 @@ class SessionProcess:
     def __init__(self, run_dir: Path, config: ServeConfig, session: str, engine: Engine) -> None:
         self.session = session
         self.engine = engine
-        self.folder = config.session_dir / session
+        self.folder = session_folder(config.session_dir, session)
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
         self._ingest = dealer(context, f"ipc://{run_dir}/batches", session)
         self._publish = publish_socket(context, run_dir, session)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from gs_decoder import Chunk, Splats
+from streamer.protocol.fields import SESSION_PATTERN
 from streamer.session.engine import Engine
 
 _SESSION_FILE = "session.json"
@@ -25,6 +27,21 @@ _FIELDS = ("means", "quats_wxyz", "scales", "opacities", "sh")
 
 class SessionFolderError(ValueError):
     """A session folder that cannot be used; the message names the path and the remedy."""
+
+
+def session_folder(session_dir: Path, session: str) -> Path:
+    """Where a session lives: a folder right inside ``session_dir``.
+
+    Raises:
+        SessionFolderError: the name could lead elsewhere.
+    """
+    # The door has checked it before; whoever else hands a name here must not get past either.
+    if not re.match(SESSION_PATTERN, session):
+        raise SessionFolderError(
+            f"session: {session[:80]!r} is no name: 1 to 64 characters A-Za-z0-9_.-, the first a "
+            "letter or digit"
+        )
+    return session_dir / session
 
 
 def last_epoch(folder: Path) -> int:
@@ -51,7 +68,9 @@ def begin_epoch(folder: Path) -> int:
         SessionFolderError: the folder cannot be written, or its session.json not be read.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # `parents=True` would make those with the modes of the umask.
+        folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        folder.mkdir(exist_ok=True, mode=0o700)
         epoch = last_epoch(folder) + 1
         _write_aside(folder / _SESSION_FILE, {"format": _FORMAT, "epoch": epoch})
     except OSError as error:
@@ -148,7 +167,9 @@ def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _write_aside(path: Path, content: dict[str, int]) -> None:
     aside = path.with_name(path.name + ".writing")
-    aside.write_text(json.dumps(content) + "\n", encoding="utf-8")
+    handle = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with open(handle, "w", encoding="utf-8") as file:
+        file.write(json.dumps(content) + "\n")
     _sync(aside)
     aside.replace(path)
 

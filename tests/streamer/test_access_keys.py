@@ -21,6 +21,7 @@ from streamer.access.keys import (
     read_secret,
     write_keypair,
 )
+from streamer.access.token import page_token
 from streamer.cli import dispatch
 
 
@@ -159,6 +160,26 @@ def test_keygen_refuses_in_one_line(
     assert dispatch(["keygen", *arguments, "--dir", str(tmp_path)]) == 2
     assert complaint in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_token_is_made_once_and_for_its_owner_only(tmp_path: Path) -> None:
+    path = tmp_path / "page" / "token"
+    token = page_token(path)
+    assert len(token) >= 32 and mode(path) == 0o600
+    assert page_token(path) == token
+    assert page_token(tmp_path / "other") != token
+    path.chmod(0o644)
+    with pytest.raises(KeyFileError, match="chmod 600"):
+        page_token(path)
+
+
+@pytest.mark.parametrize("content", ["", "short", "a word with spaces in it", "ä" * 20])
+def test_what_is_no_token_is_refused(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "token"
+    path.write_text(content)
+    path.chmod(0o600)
+    with pytest.raises(KeyFileError, match="holds no token"):
+        page_token(path)
 
 
 def test_a_daemon_does_not_start_with_a_folder_that_others_can_write(tmp_path: Path) -> None:

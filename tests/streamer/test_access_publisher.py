@@ -109,7 +109,8 @@ def test_a_wrong_key_is_an_error_that_says_what_to_check(served: Served) -> None
         pytest.raises(DaemonSilent, match="is --server-key the present"),
     ):
         requests.sessions()
-    with Requests(served.requests) as requests, pytest.raises(DaemonSilent, match="--key"):
+    plain = Requests(served.requests, timeout=1.0)
+    with plain as requests, pytest.raises(DaemonSilent, match="--key"):
         requests.sessions()
     with pytest.raises(DaemonNotFound, match="does not allow this key"):
         find_daemon(served.requests, timeout=1.0, keys=served.keys.stranger())

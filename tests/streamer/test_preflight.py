@@ -48,8 +48,11 @@ def test_other_addresses_need_keys(tmp_path: Path) -> None:
     (warning,) = check_config(config)
     assert "allows nobody yet" in warning
     config.viewer.host = "0.0.0.0"
-    with pytest.raises(ConfigError, match=r"viewer\.host: 0\.0\.0\.0"):
+    with pytest.raises(ConfigError, match=r"viewer\.host: 0\.0\.0\.0.*--viewer-token"):
         check_config(config)
+    config.viewer.token_file = tmp_path / "page" / "token"
+    assert any("plain HTTP" in warning for warning in check_config(config))
+    assert config.viewer.token_file.stat().st_mode & 0o777 == 0o600
 
 
 def test_a_page_for_everybody_is_refused_but_not_one_that_is_off() -> None:
