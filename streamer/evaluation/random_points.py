@@ -24,8 +24,10 @@ from ttt_core.views import posed_images
 
 _CELL = 4
 """Pixels along a side that share a depth: the coarsest cell that fusion makes one splat of."""
-_CONFIDENCE = 0.56
-"""Just enough for fusion to lay out detail where the picture has it."""
+_CONFIDENCE = 0.2
+"""Less than fusion asks of a surface, so that points are coarse and let half of the light through:
+opaque ones at random depths hide each other (skull, long side 160, 300 steps: 13.5 dB held out
+against 20.2)."""
 _KEPT = 24
 _POINTS = 20_000
 
