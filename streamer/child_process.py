@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from streamer.child import PARENT_VARIABLE
@@ -47,6 +47,10 @@ class ChildProcess:
     """Why starting it again would not help, in its own words."""
     session: str | None = None
     """Name of the session that this process runs."""
+    on_death: Callable[[ChildProcess], None] | None = None
+    """Told of every death."""
+    heard_at: float = 0.0
+    """When it last said something on its control line."""
     deaths: int = 0
     start_at: float = 0.0
     _started: float = 0.0
@@ -100,6 +104,8 @@ class ChildProcess:
         self.deaths += 1
         self.start_at = time.monotonic() + wait
         self.ready = False
+        if self.on_death is not None:
+            self.on_death(self)
         return status
 
     def forget(self) -> list[str]:

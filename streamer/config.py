@@ -176,6 +176,22 @@ class LogConfig:
     """The least that is logged."""
     file: Path | None = None
     """Also into this file."""
+    json: bool = False
+    """One JSON object a line, from all processes; no status line."""
+
+
+@dataclass(kw_only=True, slots=True)
+class MetricsConfig:
+    """The page for Prometheus."""
+
+    port: int | None = None
+    """Its port; 0 takes a free one. Without it there is no page."""
+    host: str = "127.0.0.1"
+    """Address that it is served on."""
+
+    def __post_init__(self) -> None:
+        known = self.port is None or 0 <= self.port <= 65535
+        _require(known, "metrics.port", self.port, "is not in 0..65535")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -204,6 +220,7 @@ class ServeConfig:
     session: SessionConfig = field(default_factory=SessionConfig)
     publisher: PublisherConfig = field(default_factory=PublisherConfig)
     log: LogConfig = field(default_factory=LogConfig)
+    metrics: MetricsConfig = field(default_factory=MetricsConfig)
 
     def __post_init__(self) -> None:
         _require(self.max_sessions > 0, "max_sessions", self.max_sessions, "must be positive")

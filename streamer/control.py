@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import time
 from pathlib import Path
 
 import zmq
 
 from streamer.protocol import Header, Message, ProtocolError, decode, encode
 from streamer.protocol.internal import NeedSession, Ready
-from streamer.protocol.links import Failed
+from streamer.protocol.links import Alive, Failed
 
 CONTROL, BATCHES, PUBLISH = "control", "batches", "publish"
 """Names of the sockets in the run folder."""
+ALIVE_EVERY_S = 1.0
 
 
 class AddressInUse(ValueError):
@@ -56,6 +59,7 @@ class ControlLink:
         self.socket.setsockopt(zmq.IDENTITY, control_identity(process, os.getpid()))
         self.socket.setsockopt(zmq.LINGER, 500)
         self.socket.connect(ipc_address(run_dir, CONTROL))
+        self._alive_at = 0.0
 
     def ready(self, addresses: dict[str, str] | None = None) -> None:
         """This process works; ``addresses`` are its public ones as bound, by name."""
@@ -64,6 +68,15 @@ class ControlLink:
     def failed(self, code: str, reason: str) -> None:
         """This process gives up, and starting it again would not help."""
         self._send(Failed(process=self.process, code=code, reason=reason))
+
+    def alive(self) -> None:
+        """This process's loop turns; call as often as one likes."""
+        now = time.monotonic()
+        if now - self._alive_at >= ALIVE_EVERY_S:
+            self._alive_at = now
+            # A supervisor that does not listen must not hold the process up.
+            with contextlib.suppress(zmq.Again):
+                self.socket.send_multipart(encode(Alive()), zmq.NOBLOCK)
 
     def need_session(self, session: str) -> None:
         """Ask for a session's process; asking again is harmless."""

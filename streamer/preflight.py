@@ -46,6 +46,10 @@ def check_config(config: ServeConfig) -> list[str]:
     if config.viewer.enabled and not is_loopback(host):
         check_page_host(host, insecure=config.insecure or token, key="viewer.host")
         warnings.append(f"viewer.host: {host} {_PLAIN_HTTP if token else _OPEN_TO_ALL}")
+    host = config.metrics.host
+    if config.metrics.port is not None and not is_loopback(host):
+        check_page_host(host, insecure=config.insecure, key="metrics.host")
+        warnings.append(f"metrics.host: {host} {_OPEN_TO_ALL}")
     if config.device == "cuda":
         _check_cuda()
     return warnings

@@ -30,6 +30,8 @@ class SessionRoom:
     tell: Callable[[Header], None]
     """A message to ingest and publisher."""
     log: Callable[[str], None]
+    relay: Callable[[str, list[str]], None]
+    """What a process said: how it is labelled, and its lines."""
 
 
 @dataclass(slots=True)
@@ -125,21 +127,21 @@ class SessionPool:
             if time.monotonic() >= spare.start_at:
                 spare.start()
             return
-        self._print(spare, spare.read_lines())
+        self._room.relay(spare.label, spare.read_lines())
         status = spare.died()
         if status is not None:
-            self._print(spare, spare.forget())
+            self._room.relay(spare.label, spare.forget())
             self._room.log(f"a waiting session process ended with status {status}")
 
     def _look_after_session(self, session: _Session) -> None:
         child = session.child
         if child is None:
             return
-        self._print(child, child.read_lines())
+        self._room.relay(child.label, child.read_lines())
         status = child.died()
         if status is None:
             return
-        self._print(child, child.forget())
+        self._room.relay(child.label, child.forget())
         if child.given_up is not None:
             del self._sessions[session.name]
             failed = child.given_up
@@ -163,7 +165,3 @@ class SessionPool:
             self._spare_at = time.monotonic() + SPARE_DELAY_S
             self._room.send(spare.identity, Assign(session=session.name))
             self._room.tell(SessionStarted(session=session.name))
-
-    def _print(self, child: ChildProcess, lines: list[str]) -> None:
-        for line in lines:
-            self._room.log(f"[{child.label}] {line}")

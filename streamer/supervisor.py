@@ -22,6 +22,8 @@ from streamer.access.daemon import hand_out_own_keys, own_key_files, own_keys
 from streamer.child_process import ChildProcess
 from streamer.config import ServeConfig, write_run_config
 from streamer.control import CONTROL, bind, ipc_address
+from streamer.metrics.exporter import DaemonView, MetricsServer, ProcessView
+from streamer.notify import ServiceManager
 from streamer.preflight import check_config, claim_viewer_port, reachable
 from streamer.protocol import Message, ProtocolError, decode, encode
 from streamer.protocol.fields import Header
@@ -60,6 +62,9 @@ class Supervisor:
         self._stopping = 0
         self._announced = False
         self._probe_at = 0.0
+        self._manager = ServiceManager()
+        self._view = DaemonView()
+        self._metrics: MetricsServer | None = None
 
     def run(self) -> int:
         """Serve until SIGINT, SIGTERM or SIGHUP; returns the exit status.
@@ -67,7 +72,7 @@ class Supervisor:
         Raises ConfigError or StartFailed where something has to be changed first.
         """
         for warning in check_config(self._config):
-            self._reporter.log(f"warning: {warning}")
+            self._reporter.log(warning, level="warning")
         if self._config.viewer.enabled:
             self._config = claim_viewer_port(self._config)
         with self._signals(), self._folder() as run_dir:
@@ -80,6 +85,8 @@ class Supervisor:
 
     def _open(self, run_dir: Path) -> None:
         self._run_dir = run_dir
+        if self._config.metrics.port is not None:
+            self._metrics = MetricsServer(self._config.metrics, run_dir, self._view)
         write_run_config(self._config, run_dir)
         if self._config.keys is not None:
             hand_out_own_keys(self._config.keys, run_dir)
@@ -97,13 +104,19 @@ class Supervisor:
                 send=self._send,
                 tell=self._tell,
                 log=self._reporter.log,
+                relay=self._reporter.relay,
             )
         )
         self._status: StatusLine | None = None
         self._started = time.monotonic()
 
     def _child(self, role: str, module: str) -> ChildProcess:
-        return ChildProcess(role, [module, "--run-dir", str(self._run_dir)])
+        return ChildProcess(
+            role, [module, "--run-dir", str(self._run_dir)], on_death=self._count_death
+        )
+
+    def _count_death(self, child: ChildProcess) -> None:
+        self._view.restarts[child.role] += 1
 
     def _loop(self) -> None:
         self._reporter.log("starting; the first start on a machine compiles for a while")
@@ -119,7 +132,16 @@ class Supervisor:
             elif self._status is not None:
                 for name in self._pool.names():
                     self._status.follow(name)
-                self._reporter.status(self._status.text())
+                text = self._status.text()
+                self._reporter.status(text)
+                self._manager.status(text)
+                names = self._pool.names()
+                known = self._status.sessions.items()
+                self._view.sessions = [status for name, status in known if name in names]
+                if all(self._lives(child) for child in self._all_children()):
+                    self._manager.alive()
+            if self._metrics is not None:
+                self._view.processes = [_view(child) for child in self._all_children()]
 
     def _children(self) -> list[ChildProcess]:
         children = [self._ingest, self._publisher]
@@ -128,6 +150,19 @@ class Supervisor:
         if self._viewer is not None:
             children.append(self._viewer)
         return children
+
+    def _all_children(self) -> list[ChildProcess]:
+        return [*self._children(), *self._pool.children()]
+
+    def _lives(self, child: ChildProcess) -> bool:
+        """Whether a process runs and, where its loop never waits for anything, turns."""
+        patience = self._manager.watchdog_s
+        if child.process is None:
+            return False
+        if patience is None or child not in (self._ingest, self._publisher):
+            # A session may be busy with one batch for minutes.
+            return True
+        return time.monotonic() - child.heard_at < patience / 2
 
     def _viewer_child(self) -> ChildProcess:
         config = self._config
@@ -142,11 +177,11 @@ class Supervisor:
         if config.keys is not None:
             key, server_key = own_key_files(self._run_dir)
             arguments += ["--key", str(key), "--server-key", str(server_key)]
-        return ChildProcess("viewer", arguments)
+        arguments += ["--log-json"] if config.log.json else []
+        return ChildProcess("viewer", arguments, on_death=self._count_death)
 
     def _look_after(self, child: ChildProcess) -> None:
-        for line in child.read_lines():
-            self._reporter.log(f"[{child.label}] {line}")
+        self._reporter.relay(child.label, child.read_lines())
         if child.process is None:
             if time.monotonic() >= child.start_at:
                 child.start()
@@ -154,8 +189,7 @@ class Supervisor:
         status = child.died()
         if status is None:
             return
-        for line in child.forget():
-            self._reporter.log(f"[{child.label}] {line}")
+        self._reporter.relay(child.label, child.forget())
         if self._announced:
             self._reporter.log(f"{child.label} ended with status {status}: it is started again")
         elif child.deaths >= MAX_START_DEATHS and child is not self._viewer:
@@ -178,6 +212,7 @@ class Supervisor:
         child = self._find(identity)
         if child is None:
             return
+        child.heard_at = time.monotonic()
         if message.kind == Ready.KIND:
             self._ready(child, message.read(Ready).addresses)
         elif message.kind == Failed.KIND:
@@ -239,9 +274,12 @@ class Supervisor:
         self._announced = True
         keys = own_keys(config.keys, self._run_dir)
         self._status = StatusLine(reachable(config.updates), self._context, keys)
+        metrics = "" if self._metrics is None else f" metrics {self._metrics.url}"
         self._reporter.ready(
             f"ingest {config.ingest} updates {config.updates} requests {config.requests} {page}"
+            f"{metrics}"
         )
+        self._manager.ready()
 
     def _page(self) -> str | None:
         """How the ready line names the live page; None while it is on its way."""
@@ -282,9 +320,8 @@ class Supervisor:
     def _end(self) -> None:
         """SIGTERM to all, SIGKILL to who is left, nothing stays behind."""
         self._reporter.log("ending")
-        children = [self._ingest, self._publisher, *self._pool.children()]
-        if self._viewer is not None:
-            children.append(self._viewer)
+        self._manager.stopping()
+        children = self._all_children()
         for child in children:
             child.signal(signal.SIGTERM)
         deadline = time.monotonic() + TERM_S
@@ -302,12 +339,18 @@ class Supervisor:
                 child.forget()
         if self._status is not None:
             self._status.close()
+        if self._metrics is not None:
+            self._metrics.close()
         self._control.close()
         self._context.term()
         for name in PUBLIC:
             address = getattr(self._config, name)
             if address.startswith("ipc://"):
                 Path(address.removeprefix("ipc://")).unlink(missing_ok=True)
+
+
+def _view(child: ChildProcess) -> ProcessView:
+    return ProcessView(child.label, None if child.process is None else child.process.pid)
 
 
 def _serves(host: str, port: int) -> bool:

@@ -8,6 +8,8 @@ import sys
 
 import tyro
 
+from streamer.config import LogConfig
+from streamer.processes import set_up_logging
 from viewer.app import App
 from viewer.config import ViewerConfig
 from viewer.page import address
@@ -15,10 +17,11 @@ from viewer.page import address
 
 def main() -> int:
     """Serve the page until SIGINT or SIGTERM; prints a line with its address when it is up."""
-    logging.basicConfig(level=logging.INFO, format="viewer: %(message)s", stream=sys.stderr)
-    logging.getLogger("websockets").setLevel(logging.WARNING)
     try:
-        app = App(tyro.cli(ViewerConfig, description=__doc__))
+        config = tyro.cli(ViewerConfig, description=__doc__)
+        set_up_logging(LogConfig(json=config.log_json))
+        logging.getLogger("websockets").setLevel(logging.WARNING)
+        app = App(config)
     except ValueError as error:
         print(f"viewer: {error}", file=sys.stderr)
         return 2

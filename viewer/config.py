@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from tyro.conf import FlagCreatePairsOff
+
 from streamer.config import MAX_PAGE_SPLATS, MIN_PAGE_SPLATS
 
 
@@ -33,6 +35,8 @@ class ViewerConfig:
     """This page's secret key file, where the daemon has keys."""
     server_key: Path | None = None
     """The daemon's public key file."""
+    log_json: FlagCreatePairsOff[bool] = False
+    """Log one JSON object a line."""
 
     token_file: Path | None = None
     """The page asks its visitors for the token in this file, which is made where it is missing."""

@@ -51,6 +51,12 @@ class Options:
     keys: Path | None = None
     """The daemon's folder of keys (splatstream keygen daemon): only clients with an allowed key
     may connect."""
+    metrics_port: int | None = None
+    """Serve metrics for Prometheus on this port (0 takes a free one); off without it."""
+    metrics_host: str | None = None
+    """Address that they are served on (127.0.0.1)."""
+    log_json: FlagCreatePairsOff[bool] = False
+    """Log one JSON object a line, from all processes."""
     insecure: FlagCreatePairsOff[bool] = False
     """Bind addresses beyond this machine although nobody is authenticated."""
 
@@ -63,7 +69,7 @@ def run(options: Options) -> int:
     # What this process and those that it starts write down shows the insides of homes.
     os.umask(0o077)
     config = serve_config(options)
-    reporter = Reporter(config.log.file)
+    reporter = Reporter(config.log.file, json=config.log.json)
     try:
         return Supervisor(config, reporter).run()
     finally:
@@ -103,6 +109,10 @@ def serve_config(options: Options) -> ServeConfig:
         config,
         **top,
         viewer=dataclasses.replace(config.viewer, **viewer),
+        metrics=dataclasses.replace(
+            config.metrics, **given(port=options.metrics_port, host=options.metrics_host)
+        ),
+        log=dataclasses.replace(config.log, json=options.log_json or config.log.json),
         session=dataclasses.replace(config.session, **session),
     )
 

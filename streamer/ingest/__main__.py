@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import signal
 import sys
 from pathlib import Path
@@ -11,6 +10,8 @@ from pathlib import Path
 from streamer.config import read_run_config
 from streamer.control import AddressInUse, ControlLink
 from streamer.ingest.service import IngestService
+from streamer.metrics.instruments import set_up_metrics
+from streamer.processes import set_up_logging
 
 
 def main() -> int:
@@ -19,9 +20,8 @@ def main() -> int:
     parser.add_argument("--run-dir", type=Path, required=True)
     run_dir: Path = parser.parse_args().run_dir
     config = read_run_config(run_dir)
-    logging.basicConfig(
-        level=config.log.level.upper(), format="%(levelname)s %(name)s: %(message)s"
-    )
+    set_up_logging(config.log)
+    set_up_metrics(run_dir, config, "ingest")
     # Ctrl-C reaches every process of a terminal; the supervisor decides when this one ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:

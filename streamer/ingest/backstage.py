@@ -15,6 +15,7 @@ import zmq
 
 from streamer.control import ControlLink
 from streamer.frames import Frame
+from streamer.ingest.decoder import Took
 from streamer.ingest.sessions import Process, Session
 from streamer.protocol import Buffer, Header, Message, ProtocolError, decode, encode
 from streamer.protocol.internal import (
@@ -62,12 +63,14 @@ class Backstage:
         sessions: dict[str, Session],
         reply: Reply,
         batch_timeout_s: float,
+        took: Took,
     ) -> None:
         self._batches = batches
         self._control = control
         self._sessions = sessions
         self._reply = reply
         self._batch_timeout_s = batch_timeout_s
+        self._took = took
         self._corrections: dict[tuple[str, str, int], _Correction] = {}
 
     # ---- verdicts ----
@@ -125,6 +128,9 @@ class Backstage:
         if not self._send(session, header, *[part for f in frames for part in _parts(f)]):
             stream.put_back(frames)
             return
+        now = time.monotonic_ns()
+        for frame in frames:
+            self._took("queue", (now - frame.received_ns) / 1e9)
         if frames:
             link.want = 0
             link.sent_next = frames[-1].seq + 1

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import time
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -21,6 +23,9 @@ from streamer.protocol.messages import FrameHeader
 from streamer.undistort import ImageError, prepare_frame
 
 logger = logging.getLogger(__name__)
+
+Took = Callable[[str, float], None]
+"""Told the seconds that a frame spent in a stage; called from the decoder's threads."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,11 +54,12 @@ class Verdict:
 class Decoder:
     """Threads that decode, and a file descriptor that becomes readable when some are done."""
 
-    def __init__(self, threads: int, long_side: int) -> None:
+    def __init__(self, threads: int, long_side: int, took: Took) -> None:
         # One thread a picture: two pictures at once are quicker than one on all cores, and the
         # cores belong to the sessions.
         cv2.setNumThreads(1)
         self._long_side = long_side
+        self._took = took
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
         self._done: deque[Verdict] = deque()
         self.wake_fd, self._wake_write = os.pipe()
@@ -81,6 +87,7 @@ class Decoder:
         os.close(self._wake_write)
 
     def _run(self, job: Job) -> None:
+        began = time.perf_counter()
         try:
             result: Frame | ProtocolError = prepare(job, self._long_side)
         except ProtocolError as error:
@@ -90,6 +97,7 @@ class Decoder:
         except Exception:
             logger.exception("decoding frame %d of %s", job.header.seq, job.session)
             result = ProtocolError("internal", "the daemon failed on this frame, see its log")
+        self._took("decode", time.perf_counter() - began)
         self._done.append(Verdict(job.session, job.generation, job.header.seq, result))
         # A pipe that is full holds wake-ups that nobody has read yet: one of them will do.
         with contextlib.suppress(BlockingIOError):

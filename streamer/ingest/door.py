@@ -70,6 +70,7 @@ class Door:
         sessions: shared with `Backstage`; HELLO adds to it.
         reply: sends a header to a connection.
         folder: where sessions' notes are kept.
+        refused: told the code of every refusal.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class Door:
         limits: StreamLimits,
         max_sessions: int,
         folder: Path,
+        refused: Callable[[str], None],
     ) -> None:
         self._sessions = sessions
         self._backstage = backstage
@@ -91,8 +93,8 @@ class Door:
         self._max_sessions = max_sessions
         self._folder = folder
         self._peers: OrderedDict[bytes, _Peer] = OrderedDict()
-        self.refusals: Counter[str] = Counter()
-        """Bad input so far, by code."""
+        self._refusals: Counter[str] = Counter()
+        self._refused = refused
         self._handlers: dict[bytes, Callable[[bytes, _Peer, Message], None]] = {
             FrameHeader.KIND: self._on_frame,
             Cameras.KIND: self._on_cameras,
@@ -385,9 +387,9 @@ class Door:
             session.sender.identity = None
 
     def _count(self, whose: bytes, error: ProtocolError) -> None:
-        self.refusals[error.code] += 1
+        self._refused(error.code)
         # A broken sender repeats itself thirty times a second.
-        count = self.refusals[error.code]
+        count = self._refusals[error.code] = self._refusals[error.code] + 1
         if count & (count - 1) == 0:
             who = whose.decode() if whose.isalnum() else whose.hex()
             logger.warning("refused (%d so far, from %s): %s", count, who, error)

@@ -18,6 +18,7 @@ from streamer.ingest.door import Door
 from streamer.ingest.notes import read_notes
 from streamer.ingest.sessions import Session
 from streamer.ingest.stream import StreamLimits
+from streamer.metrics.instruments import IngestInstruments
 from streamer.protocol import Header, encode
 from streamer.protocol.limits import MAX_PART_BYTES
 from streamer.protocol.messages import Error
@@ -68,10 +69,13 @@ class IngestService:
             name: Session.from_note(note, limits, folder, now)
             for name, note in read_notes(folder).items()
         }
+        self._sessions = sessions
+        self._instruments = IngestInstruments()
+        took = self._instruments.took
         self._backstage = Backstage(
-            self._batches, self._control, sessions, self._reply, queue.batch_timeout_s
+            self._batches, self._control, sessions, self._reply, queue.batch_timeout_s, took
         )
-        self._decoder = Decoder(queue.decode_threads, config.session.long_side)
+        self._decoder = Decoder(queue.decode_threads, config.session.long_side, took)
         self._door = Door(
             sessions,
             self._backstage,
@@ -80,6 +84,7 @@ class IngestService:
             limits=limits,
             max_sessions=config.max_sessions,
             folder=folder,
+            refused=self._instruments.refused,
         )
         self._stopping = False
 
@@ -106,6 +111,8 @@ class IngestService:
             if time.monotonic() - ticked >= TICK_S:
                 ticked = time.monotonic()
                 self._backstage.tick()
+                self._control.alive()
+                self._measure()
 
     def close(self) -> None:
         """Release sockets and threads."""
@@ -116,6 +123,13 @@ class IngestService:
         if self._gate is not None:
             self._gate.close()
         self._context.term()
+
+    def _measure(self) -> None:
+        streams = [session.stream for session in self._sessions.values()]
+        self._instruments.holds(
+            sum(len(stream.pending) for stream in streams),
+            sum(stream.held_bytes for stream in streams),
+        )
 
     def _read_public(self) -> None:
         for _ in range(READ_AT_ONCE):

@@ -88,6 +88,12 @@ class Failed(Header, frozen=True, kw_only=True):
     reason: str
 
 
+class Alive(Header, frozen=True, kw_only=True):
+    """The loop of a process turns; every second."""
+
+    KIND: ClassVar[bytes] = b"ALIVE"
+
+
 class Assign(Header, frozen=True, kw_only=True):
     """A warm process becomes the session of this name."""
 

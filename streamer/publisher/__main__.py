@@ -12,6 +12,7 @@ import zmq
 from streamer.access.daemon import open_gate
 from streamer.config import read_run_config
 from streamer.control import AddressInUse, ControlLink
+from streamer.metrics.instruments import set_up_metrics
 from streamer.processes import set_up_logging
 from streamer.publisher.server import Publisher
 
@@ -27,6 +28,7 @@ def main(run_dir: Path) -> int:
         signal.signal(number, lambda got, _frame: stopped.append(got))
     config = read_run_config(run_dir)
     set_up_logging(config.log)
+    set_up_metrics(run_dir, config, "publisher")
     control = ControlLink(run_dir, "publisher")
     gate = open_gate(zmq.Context.instance(), config.keys, run_dir)
     try:

@@ -49,6 +49,11 @@ class Outbox:
         """Whether something could not be sent yet."""
         return bool(self._queues)
 
+    @property
+    def readers(self) -> int:
+        """For how many readers something waits."""
+        return len(self._queues)
+
     def full(self, reader: bytes) -> bool:
         """Whether a reader has so many answers waiting that it gets no more."""
         queue = self._queues.get(reader)

@@ -13,6 +13,7 @@ import zmq
 from streamer.access.gate import Gate
 from streamer.config import PublisherConfig
 from streamer.control import PUBLISH, AddressInUse, ControlLink, bind, ipc_address
+from streamer.metrics.instruments import PublisherInstruments
 from streamer.protocol import Buffer, ProtocolError, decode, encode
 from streamer.protocol.internal import SessionRefused, SessionStarted
 from streamer.protocol.limits import MAX_PART_BYTES
@@ -25,6 +26,7 @@ from streamer.protocol.update_headers import (
     topic,
 )
 from streamer.publisher.answers import Answers
+from streamer.publisher.connections import ConnectionCount
 from streamer.publisher.jobs import Workers
 from streamer.publisher.mirror import SessionMirror, Verdict
 from streamer.publisher.outbox import Outbox
@@ -88,6 +90,8 @@ class Publisher:
         self._mirrors: dict[str, SessionMirror] = {}
         self._resync_at: dict[str, float] = {}
         self._poller = zmq.Poller()
+        self._instruments = PublisherInstruments()
+        self._connections = ConnectionCount(self._updates)
         self._workers = Workers()
         self._outbox = Outbox(self._requests)
         self._answers = Answers(self._mirrors, self._outbox, self._workers, self._send_to_session)
@@ -123,6 +127,7 @@ class Publisher:
     def close(self) -> None:
         """Close the sockets; readers see the daemon go."""
         self._workers.close()
+        self._connections.close()
         for socket in (self._updates, self._requests, self._sessions):
             socket.close()
 
@@ -242,6 +247,9 @@ class Publisher:
             self._answers.take(reader.bytes, [frame.buffer for frame in frames], rights)
 
     def _heartbeat(self) -> None:
+        if self._control is not None:
+            self._control.alive()
+        self._instruments.readers(self._connections.count(), self._outbox.readers)
         self._updates.send_multipart([DAEMON_HEARTBEAT_TOPIC, *encode(DaemonHeartbeat())[1:]])
         for name, mirror in self._mirrors.items():
             if mirror.epoch:
@@ -250,3 +258,4 @@ class Publisher:
 
     def _publish(self, name: str, kind: bytes, message: list[Buffer] | list[memoryview]) -> None:
         self._updates.send_multipart([topic(name, kind), *message[1:]], copy=False)
+        self._instruments.published(kind.decode(), sum(len(part) for part in message))

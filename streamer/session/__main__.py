@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import signal
 import sys
 from pathlib import Path
@@ -12,6 +11,8 @@ import zmq
 
 from streamer.config import read_run_config
 from streamer.control import ControlLink
+from streamer.metrics.instruments import set_up_metrics
+from streamer.processes import set_up_logging
 from streamer.protocol.links import Assign
 from streamer.session.engine import Engine
 from streamer.session.process import SessionProcess, end_on_sigterm
@@ -29,9 +30,7 @@ def main() -> int:
     run_dir = parser.parse_args().run_dir
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     config = read_run_config(run_dir)
-    logging.basicConfig(
-        level=config.log.level.upper(), format="%(levelname)s %(name)s: %(message)s"
-    )
+    set_up_logging(config.log)
     use_all_cores()
     link = ControlLink(run_dir, "session")
     try:
@@ -50,8 +49,10 @@ def main() -> int:
         message = link.receive()
         if message is not None and message.kind == Assign.KIND:
             break
+    session = message.read(Assign).session
+    set_up_metrics(run_dir, config, f"session {session}")
     try:
-        process = SessionProcess(run_dir, config, message.read(Assign).session, engine)
+        process = SessionProcess(run_dir, config, session, engine)
     except SessionFolderError as error:
         link.failed("bad_session", str(error))
         return 2

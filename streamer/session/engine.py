@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,7 +123,8 @@ class Engine:
             pose = self.trajectory.add(frame.seq, frame.stamp_ns, frame.c2w)
             poses[frame.seq] = rigid(pose)
         frames = [in_map_units(f, scale_of(self.trajectory.pose(f.seq))) for f in frames]
-        chosen = self._choose_keyframes(frames, poses)
+        with self._timed("keyframes"):
+            chosen = self._choose_keyframes(frames, poses)
         if chosen:
             self._predict_and_fuse(chosen, poses)
         for frame in frames:
@@ -130,10 +132,14 @@ class Engine:
                 self._add_view(frame, poses[frame.seq])
         self._quiet_since_step = self.refiner.steps
         self.frames_done += len(frames)
-        self._publish_what_is_due()
+        with self._timed("publish"):
+            self._publish_what_is_due()
         now = time.monotonic_ns()
         self._batch_ms = (now - started) / 1e6
-        self._latencies.extend((now - frame.received_ns) / 1e6 for frame in frames)
+        self.outbox.took("batch", self._batch_ms / 1e3)
+        for frame in frames:
+            self._latencies.append((now - frame.received_ns) / 1e6)
+            self.outbox.latency((now - frame.received_ns) / 1e9)
 
     def _begin(self, frames: Sequence[Frame]) -> None:
         """What the first frames of a stream decide: the map's origin and its background."""
@@ -179,10 +185,12 @@ class Engine:
         for group in by_size.values():
             frames = [frame for frame, _ in group]
             batch = view_batch(frames, poses, [map_depth for _, map_depth in group])
-            self.model_state, prediction = self.model.stream(self.model_state, batch)
-            prediction = on_cpu(prediction)
-            for place, frame in enumerate(frames):
-                self._fuse(frame, poses[frame.seq], prediction, place)
+            with self._timed("predict"):
+                self.model_state, prediction = self.model.stream(self.model_state, batch)
+                prediction = on_cpu(prediction)
+            with self._timed("fuse"):
+                for place, frame in enumerate(frames):
+                    self._fuse(frame, poses[frame.seq], prediction, place)
 
     def _fuse(self, frame: Frame, pose: Float64, prediction: Prediction, place: int) -> None:
         height, width = frame.image.shape[:2]
@@ -267,7 +275,8 @@ class Engine:
 
     def refine(self) -> None:
         """One refinement step; publishes refined chunks now and then."""
-        self.refiner.step()
+        with self._timed("refine"):
+            self.refiner.step()
         if time.monotonic() - self._published_at >= self.config.publish_every:
             self.publish()
 
@@ -385,6 +394,12 @@ class Engine:
         for seq, camera in key_cameras.items():
             self.keyframes[seq] = self.keyframes[seq].moved(camera)
         self._moved_cameras |= key_cameras
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self.outbox.took(stage, time.perf_counter() - began)
 
     # The rest --------------------------------------------------------------------------------
 

@@ -58,3 +58,11 @@ class Outbox:
 
     def keyframes_moved(self, poses: Mapping[int, Float64]) -> None:
         """Corrected cameras of key frames: seq → (4, 4) camera to world."""
+
+    def took(self, stage: str, seconds: float) -> None:
+        """A stage of the engine's work is done: `batch`, and within it `keyframes`, `predict`,
+        `fuse`, `publish`; `refine` for one step.
+        """
+
+    def latency(self, seconds: float) -> None:
+        """From a frame's receipt at the ingest to the publication of what it changed."""

@@ -11,6 +11,7 @@ import zmq
 from numpy.typing import NDArray
 
 from gs_decoder import ChunkUpdate, ResetUpdate, Update
+from streamer.metrics.instruments import SessionInstruments
 from streamer.protocol.internal import Counts
 from streamer.protocol.links import (
     Keyframes,
@@ -41,6 +42,7 @@ class SocketOutbox(Outbox):
         self._session = session
         self.epoch = epoch
         self.seq = 0
+        self._instruments = SessionInstruments(session)
 
     def updates(self, updates: Sequence[Update]) -> None:
         for update in updates:
@@ -64,6 +66,12 @@ class SocketOutbox(Outbox):
 
     def keyframes_moved(self, poses: Mapping[int, Float64]) -> None:
         self.send(encode(KeyframesMoved(c2w=[(s, _flat(pose)) for s, pose in poses.items()])))
+
+    def took(self, stage: str, seconds: float) -> None:
+        self._instruments.took(stage, seconds)
+
+    def latency(self, seconds: float) -> None:
+        self._instruments.latency(seconds)
 
     def hello(self) -> None:
         self.send(encode(SessionHello(session=self._session, epoch=self.epoch, seq=self.seq)))

@@ -49,6 +49,18 @@ def daemon_environment(temporary: Path) -> dict[str, str]:
     }
 
 
+def run_serve(tmp_path: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """A daemon that is to end by itself."""
+    return subprocess.run(
+        serve_command(tmp_path / "sessions", "--no-viewer", *options),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=daemon_environment(tmp_path),
+        check=False,
+    )
+
+
 class Daemon:
     """A running `splatstream serve`."""
 

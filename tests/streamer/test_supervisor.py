@@ -19,9 +19,8 @@ from daemon_helpers import (
     Daemon,
     Sender,
     alive,
-    daemon_environment,
+    run_serve,
     running_daemon,
-    serve_command,
     wait_until,
 )
 
@@ -199,17 +198,6 @@ def test_a_child_that_dies_is_seen_with_its_last_words() -> None:
     assert child.process is None
     assert child.deaths >= 1
     assert child.start_at > time.monotonic() - 10
-
-
-def run_serve(tmp_path: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        serve_command(tmp_path / "sessions", "--no-viewer", *options),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env=daemon_environment(tmp_path),
-        check=False,
-    )
 
 
 @pytest.mark.parametrize("option", ["--ingest", "--updates", "--requests"])
