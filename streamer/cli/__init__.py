@@ -26,6 +26,7 @@ VERBS = {
     "render": "a video of a flight through a map",
     "keygen": "keys for a daemon and for who may connect to it",
     "eval": "judge maps by held-out views, beside baselines",
+    "bench-load": "synthetic clients against a daemon: what this machine carries",
     "train": "train the network, on procedural scenes or on captures",
     "scenes": "a contact sheet of the procedural scenes that training draws from",
     "doctor": "what works on this machine, and why the rest does not",
@@ -76,14 +77,14 @@ def dispatch(arguments: list[str]) -> int:
 def usage() -> str:
     """What there is, by verb."""
     lines = ["usage: splatstream COMMAND [OPTIONS]", ""]
-    lines += [f"  {verb:<8}{summary}" for verb, summary in VERBS.items()]
+    lines += [f"  {verb:<12}{summary}" for verb, summary in VERBS.items()]
     return "\n".join([*lines, "", "splatstream COMMAND --help says what a command takes."])
 
 
 def _run(verb: str, arguments: list[str]) -> int:
     import tyro
 
-    module = importlib.import_module(f"streamer.cli.{verb}")
+    module = importlib.import_module(f"streamer.cli.{verb.replace('-', '_')}")
     options = tyro.cli(
         module.Options,
         prog=f"splatstream {verb}",

@@ -55,7 +55,7 @@ def test_every_verb_explains_itself_without_loading_the_heavy_libraries(verb: st
 
 @pytest.mark.parametrize("verb", cli.VERBS)
 def test_every_verb_keeps_to_the_form_of_a_verb(verb: str) -> None:
-    module = importlib.import_module(f"streamer.cli.{verb}")
+    module = importlib.import_module(f"streamer.cli.{verb.replace('-', '_')}")
     assert module.__doc__
     assert callable(module.run)
     assert module.Options.__dataclass_fields__ is not None
