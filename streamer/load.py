@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 import zmq
 
+from streamer.access import ClientKeys
 from streamer.addresses import connect
 from streamer.client.errors import ConnectionLostError, refusal
 from streamer.protocol import PROTO_VERSION, Header, decode, encode
@@ -122,6 +123,7 @@ class LoadClient:
         fps: float,
         policy: Policy,
         dropped_before: int = 0,
+        keys: ClientKeys | None = None,
     ) -> None:
         self.result = ClientResult(session)
         self._material = what
@@ -129,7 +131,7 @@ class LoadClient:
         self._live = policy == "live"
         self.socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
         self.socket.setsockopt(zmq.LINGER, 500)
-        connect(self.socket, address)
+        connect(self.socket, address, keys)
         self._say(
             Hello(
                 proto=PROTO_VERSION,

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tyro.conf import FlagCreatePairsOff
 
+from streamer.cli.keys import KeyOptions
+
 if TYPE_CHECKING:
     from streamer.load import ClientResult
     from streamer.process_stats import ProcessLoad
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(kw_only=True, slots=True)
-class Options:
+class Options(KeyOptions):
     """How much load, and where."""
 
     clients: int = 1
@@ -75,7 +77,8 @@ def run(options: Options) -> int:
             raise LoadError(f"--{name}: {getattr(options, name)} is not positive")
     what = material(open_capture(options.capture or CAPTURE), long_side=options.long_side)
     names = [f"{options.prefix}-{number}" for number in range(options.clients)]
-    with _target(options) as target, Requests(target.requests) as requests:
+    keys = options.keys()
+    with _target(options) as target, Requests(target.requests, keys=keys) as requests:
         known = {entry.session for entry in requests.sessions()}
         dropped = {n: requests.status(n).frames_dropped for n in names if n in known}
         clients = [
@@ -86,6 +89,7 @@ def run(options: Options) -> int:
                 fps=options.fps,
                 policy=options.policy,
                 dropped_before=dropped.get(name, 0),
+                keys=keys,
             )
             for name in names
         ]

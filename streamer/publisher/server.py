@@ -153,8 +153,10 @@ class Publisher:
         if self._gate is not None and self._gate.watchers_lost():
             logger.info("a key lost the right to watch: all subscribers are let in anew")
             self._poller.unregister(self._updates)
+            self._connections.close()
             self._updates.close()
             self._updates = self._make_updates()
+            self._connections = ConnectionCount(self._updates)
             self._poller.register(self._updates, zmq.POLLIN)
             self._updates_closed = True
         if self._updates_closed:
