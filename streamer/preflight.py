@@ -24,6 +24,10 @@ _OPEN_PAGE = (
     "proxy (docs/security.md), or accept that anybody who reaches it sees and pauses the map: "
     "--insecure"
 )
+_OPEN_METRICS = (
+    "is not a loopback address, and the metrics ask nobody who he is: keep them on 127.0.0.1 "
+    "(behind ssh or a reverse proxy), or accept that anybody reads them: --insecure"
+)
 _OPEN_TO_ALL = "is open to everybody who reaches it (--insecure)"
 _PLAIN_HTTP = "is plain HTTP: who listens on that network reads map and token (docs/security.md)"
 
@@ -48,7 +52,7 @@ def check_config(config: ServeConfig) -> list[str]:
         warnings.append(f"viewer.host: {host} {_PLAIN_HTTP if token else _OPEN_TO_ALL}")
     host = config.metrics.host
     if config.metrics.port is not None and not is_loopback(host):
-        check_page_host(host, insecure=config.insecure, key="metrics.host")
+        _refuse_unless(config.insecure, f"metrics.host: {host} {_OPEN_METRICS}")
         warnings.append(f"metrics.host: {host} {_OPEN_TO_ALL}")
     if config.device == "cuda":
         _check_cuda()
