@@ -70,6 +70,10 @@ class SplatMap(MapMirror):
         self._drained: dict[int, Have] = {}
         self._pending_reset: ResetUpdate | None = None
 
+    def go_on_from(self, revision: int) -> None:
+        """Revisions given later lie above this one: those of a map that was lost reached it."""
+        self._clock = max(self._clock, revision)
+
     def apply(self, update: Update) -> set[int]:
         """Join somebody else's update; ids and revisions given later lie above its own."""
         changed = super().apply(update)

@@ -113,6 +113,23 @@ class IngestConfig:
 
 
 @dataclass(kw_only=True, slots=True)
+class JournalConfig:
+    """How what was sent is kept."""
+
+    enabled: bool = True
+    """Write every frame to the session's folder before it is acknowledged, and go on from there
+    after a crash."""
+    segment_mb: int = 64
+    """A file of a journal is closed beyond this size."""
+    gather_s: float = 0.03
+    """Least seconds between two fsyncs: what comes in between shares the next one."""
+
+    def __post_init__(self) -> None:
+        _require(self.segment_mb > 0, "journal.segment_mb", self.segment_mb, "must be positive")
+        _require(0 <= self.gather_s <= 0.05, "journal.gather_s", self.gather_s, "is not in 0..0.05")
+
+
+@dataclass(kw_only=True, slots=True)
 class SessionConfig:
     """What a session does with its frames."""
 
@@ -217,6 +234,7 @@ class ServeConfig:
     """Bind other addresses than loopback although nobody is authenticated."""
     viewer: ViewerConfig = field(default_factory=ViewerConfig)
     ingest_queue: IngestConfig = field(default_factory=IngestConfig)
+    journal: JournalConfig = field(default_factory=JournalConfig)
     session: SessionConfig = field(default_factory=SessionConfig)
     publisher: PublisherConfig = field(default_factory=PublisherConfig)
     log: LogConfig = field(default_factory=LogConfig)

@@ -8,19 +8,22 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
-import numpy as np
 import zmq
 
 from streamer.control import ControlLink
 from streamer.frames import Frame
+from streamer.ingest.batches import describe, parts
+from streamer.ingest.catchup import CatchUp, Section
+from streamer.ingest.corrections import Corrections
 from streamer.ingest.decoder import Took
+from streamer.ingest.durability import begin_journal, lacking_section, record, suffer
+from streamer.ingest.replies import Reply
 from streamer.ingest.sessions import Process, Session
+from streamer.journal import BatchSent, Report
 from streamer.protocol import Buffer, Header, Message, ProtocolError, decode, encode
 from streamer.protocol.internal import (
     Batch,
-    BatchFrame,
     CountsUpdate,
     PosesDone,
     PosesForward,
@@ -31,26 +34,14 @@ from streamer.protocol.internal import (
 )
 from streamer.protocol.limits import MAX_INTERNAL_PARTS
 from streamer.protocol.links import SessionLost
-from streamer.protocol.messages import Error, PosesAck
+from streamer.protocol.messages import Error
 
 logger = logging.getLogger(__name__)
 
 MAX_BATCH = 128
 """Frames in one batch at most, whatever a session wants: three parts each must fit."""
-MAX_CORRECTIONS = 256
-"""Corrections that sessions may owe an answer to; older ones are no longer answered."""
 ASK_AGAIN_S = 1.0
 COUNTS_EVERY_S = 1.0
-
-Reply = Callable[[bytes, Header], None]
-
-
-@dataclass(frozen=True, slots=True)
-class _Correction:
-    """A forwarded POSES whose answer is awaited."""
-
-    peer: bytes
-    unknown: list[int]
 
 
 class Backstage:
@@ -64,6 +55,7 @@ class Backstage:
         reply: Reply,
         batch_timeout_s: float,
         took: Took,
+        catch_up: Callable[[Section], CatchUp],
     ) -> None:
         self._batches = batches
         self._control = control
@@ -71,7 +63,8 @@ class Backstage:
         self._reply = reply
         self._batch_timeout_s = batch_timeout_s
         self._took = took
-        self._corrections: dict[tuple[str, str, int], _Correction] = {}
+        self._catch_up = catch_up
+        self._corrections = Corrections(reply)
 
     # ---- verdicts ----
 
@@ -79,6 +72,7 @@ class Backstage:
         """Hand out the verdicts that are due; acceptances need the session's process."""
         stream, link = session.stream, session.link
         has_process = link.process in (Process.STARTED, Process.LOST)
+        record(session, accepting=has_process)
         if has_process or (stream.ready and not stream.wants_in):
             self._hand_out_verdicts(session, accepting=has_process)
         if stream.wants_in and link.process is Process.NONE:
@@ -91,8 +85,38 @@ class Backstage:
         session.save_counts()
         for message in messages:
             self._tell_sender(session, message)
+        if session.recorder is not None and session.stream.newly_dropped:
+            session.recorder.put_dropped(session.stream.newly_dropped)
+            session.stream.newly_dropped = []
+
+    def opened(self, session: Session) -> None:
+        """A sender said HELLO; if the session only sleeps on the disk, wake it."""
+        recorder = session.recorder
+        if recorder is not None and recorder.trouble is not None:
+            if recorder.bypassed and session.stream.policy == "lossless":
+                recorder.insist(session.stream)
+            suffer(session)
+        if session.stream.accepted and session.link.process is Process.NONE:
+            self._ask_for_process(session)
+
+    def revive(self) -> None:
+        """Ask for the processes of sessions that a daemon left running when it was killed."""
+        for session in self._sessions.values():
+            if session.stream.accepted and session.link.process is Process.NONE:
+                self._ask_for_process(session)
+
+    def close(self) -> None:
+        """Stop reading journals."""
+        for session in self._sessions.values():
+            self._stop_catching_up(session)
 
     def _ask_for_process(self, session: Session) -> None:
+        recorder = session.recorder
+        if recorder is not None and not begin_journal(session):
+            assert recorder.trouble is not None
+            refused = SessionRefused(session=session.name, code="internal", reason=recorder.trouble)
+            self._give_up(session, refused)
+            return
         session.link.process = Process.ASKED
         session.link.asked_at = time.monotonic()
         self._control.need_session(session.name)
@@ -101,16 +125,72 @@ class Backstage:
         if session.sender is not None and session.sender.identity is not None:
             self._reply(session.sender.identity, header)
 
+    # ---- the journal ----
+
+    def reported(self, report: Report) -> None:
+        """The journal's thread wrote something, or could not."""
+        for session in self._sessions.values():
+            recorder = session.recorder
+            if recorder is None or recorder.queue is not report.queue:
+                continue
+            if report.error is None:
+                recorder.written(report, session.stream)
+                self._corrections.durable(session.name, report.durable)
+            else:
+                recorder.fail(str(report.error))
+                suffer(session)
+            self.settle(session)
+            return
+
+    # ---- what a session has lost ----
+
+    def feed(self) -> None:
+        """Send on what was read from journals since."""
+        for session in self._sessions.values():
+            if session.link.catch_up is not None:
+                self.pump(session)
+
+    def _feed(self, session: Session) -> None:
+        """What the journal gave, as it is wanted; then nothing is lacking any more."""
+        link, stream = session.link, session.stream
+        assert link.catch_up is not None
+        while (step := link.catch_up.peek()) is not None:
+            if step.poses is not None:
+                if not self._send(session, step.poses):
+                    return
+            elif step.frames:
+                if link.want == 0 or not self._send_frames(session, step.frames):
+                    return
+                if not step.recorded:
+                    self._note_batch(session, step.frames)
+            link.catch_up.pop()
+        stream.replaying = link.catch_up.remaining
+        if link.catch_up.ended:
+            self._stop_catching_up(session)
+
+    def _stop_catching_up(self, session: Session) -> None:
+        if session.link.catch_up is not None:
+            session.link.catch_up.cancel()
+        session.link.catch_up = None
+        session.stream.replaying = 0
+
     # ---- batches ----
 
     def pump(self, session: Session) -> None:
         """Send the session a batch if it wants one and there is enough for it."""
         link, stream = session.link, session.stream
+        if link.process is not Process.STARTED or link.epoch == 0:
+            return
+        if link.lacks is not None:
+            section, link.lacks = lacking_section(session, MAX_BATCH), None
+            link.catch_up = None if section is None else self._catch_up(section)
+        if link.catch_up is not None:
+            self._feed(session)
+        if link.catch_up is not None:
+            return
         flush = session.flush_upto is not None and (
             not stream.pending or stream.pending[0].seq > session.flush_upto
         )
-        if link.process is not Process.STARTED or link.epoch == 0:
-            return
         count = min(len(stream.waiting), link.want, MAX_BATCH)
         if count == 0 and not (flush and not stream.waiting):
             return
@@ -119,25 +199,37 @@ class Backstage:
             return
         frames = stream.take(count)
         done = flush and not stream.waiting
-        header = Batch(
-            frames=[_describe(f) for f in frames],
-            counts=stream.counts,
-            epoch=link.epoch,
-            flush=done,
-        )
-        if not self._send(session, header, *[part for f in frames for part in _parts(f)]):
+        if not self._send_frames(session, frames, flush=done):
             stream.put_back(frames)
             return
         now = time.monotonic_ns()
         for frame in frames:
             self._took("queue", (now - frame.received_ns) / 1e9)
         if frames:
-            link.want = 0
-            link.sent_next = frames[-1].seq + 1
+            self._note_batch(session, frames)
         if done:
             session.flush_upto = None
-        session.last_counts_at = time.monotonic()
         self._hand_out_verdicts(session)
+
+    def _send_frames(self, session: Session, frames: list[Frame], *, flush: bool = False) -> bool:
+        link = session.link
+        header = Batch(
+            frames=[describe(f) for f in frames],
+            counts=session.stream.counts,
+            epoch=link.epoch,
+            flush=flush,
+        )
+        if not self._send(session, header, *[part for f in frames for part in parts(f)]):
+            return False
+        if frames:
+            link.want = 0
+            link.sent_next = frames[-1].seq + 1
+        session.last_counts_at = time.monotonic()
+        return True
+
+    def _note_batch(self, session: Session, frames: list[Frame]) -> None:
+        if session.recorder is not None:
+            session.recorder.put(BatchSent(seqs=[frame.seq for frame in frames]))
 
     def _send(self, session: Session, header: Header, *parts: Buffer) -> bool:
         try:
@@ -155,13 +247,12 @@ class Backstage:
     def forward_poses(
         self, session: Session, header: PosesForward, peer: bytes, unknown: list[int]
     ) -> bool:
-        """Hand a checked correction to the session; False if its process is not there."""
-        if session.link.process is not Process.STARTED or not self._send(session, header):
+        """Hand a checked correction to the session; False if its process is not there, or has
+        older ones to come from the journal."""
+        ready = session.link.process is Process.STARTED and session.coming() is not None
+        if not ready or not self._send(session, header):
             return False
-        key = (session.name, header.client, header.revision)
-        self._corrections[key] = _Correction(peer, unknown)
-        while len(self._corrections) > MAX_CORRECTIONS:
-            self._corrections.pop(next(iter(self._corrections)))
+        self._corrections.add(session, header, peer, unknown)
         return True
 
     # ---- what sessions say ----
@@ -174,7 +265,7 @@ class Backstage:
             if message.kind == State.KIND:
                 self._on_state(message.read(State))
             elif message.kind == PosesDone.KIND:
-                self._on_poses_done(name, message.read(PosesDone))
+                self._corrections.done(self._sessions.get(name), message.read(PosesDone))
             elif message.kind == ResetDone.KIND:
                 self._on_reset(message.read(ResetDone))
         except ProtocolError as error:
@@ -185,38 +276,31 @@ class Backstage:
         if session is None:
             return
         link = session.link
-        if state.epoch < link.epoch or (state.epoch == link.epoch and link.process is Process.LOST):
+        said, known = (state.epoch, state.life), (link.epoch, link.life)
+        if said < known or (said == known and link.process is Process.LOST):
             return
-        if state.epoch > link.epoch:
+        if said > known:
             # A new process: what the old one had taken is gone with it.
+            self._stop_catching_up(session)
             link.sent_next = state.next_seq
-        link.epoch = state.epoch
+        if said > known or link.lacks is not None:
+            link.lacks = state
+        link.epoch, link.life = said
         link.process = Process.STARTED
         if state.next_seq >= link.sent_next:
             link.want = state.want
         self.settle(session)
 
-    def _on_poses_done(self, name: str, done: PosesDone) -> None:
-        correction = self._corrections.pop((name, done.client, done.revision), None)
-        if correction is None:
-            return
-        if done.code is not None:
-            reason = done.reason or "the session refused the correction"
-            answer: Header = Error(code=done.code, reason=reason, revision=done.revision)
-        else:
-            answer = PosesAck(
-                revision=done.revision,
-                moved=done.moved,
-                unknown=sorted({*done.unknown, *correction.unknown}),
-            )
-        self._reply(correction.peer, answer)
-
     def _on_reset(self, reset: ResetDone) -> None:
         session = self._sessions.get(reset.session)
         if session is None:
             return
+        self._stop_catching_up(session)
         session.forget_frames()
         session.link.epoch = max(session.link.epoch, reset.epoch)
+        session.link.lacks = None
+        if session.recorder is not None:
+            session.recorder.begin_epoch(reset.epoch)
         self._tell_sender(
             session,
             Error(
@@ -261,15 +345,22 @@ class Backstage:
 
     def _give_up(self, session: Session, refused: SessionRefused) -> None:
         """The process cannot run, and another one could not either until somebody repairs it."""
-        lost = len(session.stream.waiting)
-        session.forget_frames()
         reason = f"session {session.name} does not start: {refused.reason}"
+        self._stop_catching_up(session)
+        kept = session.recorder is not None and session.recorder.queue is not None
+        lost = len(session.stream.waiting)
         if lost:
-            reason += f"; {lost} accepted frames that waited for it are dropped"
+            fate = "are in its journal" if kept else "are dropped"
+            reason += f"; {lost} accepted frames that waited for it {fate}"
+        if kept:
+            # Whoever says HELLO again finds it as the disk has it.
+            self._sessions.pop(session.name).leave()
+        else:
+            session.forget_frames()
         logger.warning("%s (%s)", reason, refused.code)
         # `bad_session` would call for another HELLO, and so start in vain again and again.
         code = "internal" if refused.code == "bad_session" else refused.code
-        self._fail_corrections(session.name, code, reason)
+        self._corrections.fail(session.name, code, reason)
         self._tell_sender(session, Error(code=code, reason=reason))
         if session.sender is not None:
             session.sender.identity = None
@@ -282,15 +373,13 @@ class Backstage:
             return
         session.link.process = Process.LOST
         session.link.want = 0
-        # Its successor knows none of these, and would answer none of them.
-        self._fail_corrections(
-            name, "internal", f"session {name} died and starts anew: send the correction again"
+        self._stop_catching_up(session)
+        self._corrections.fail(
+            name,
+            "internal",
+            f"session {name} died and starts anew: send the correction again",
+            lost=True,
         )
-
-    def _fail_corrections(self, name: str, code: str, reason: str) -> None:
-        for key in [key for key in self._corrections if key[0] == name]:
-            correction = self._corrections.pop(key)
-            self._reply(correction.peer, Error(code=code, reason=reason, revision=key[2]))
 
     # ---- the clock ----
 
@@ -307,28 +396,3 @@ class Backstage:
             if now - session.last_counts_at >= COUNTS_EVERY_S:
                 session.last_counts_at = now
                 self._send(session, CountsUpdate(counts=session.stream.counts, epoch=link.epoch))
-
-
-def _describe(frame: Frame) -> BatchFrame:
-    height, width = frame.image.shape[:2]
-    return BatchFrame(
-        seq=frame.seq,
-        stamp_ns=frame.stamp_ns,
-        camera=frame.camera,
-        width=width,
-        height=height,
-        K=frame.K.reshape(-1).tolist(),
-        c2w=None if frame.c2w is None else frame.c2w.reshape(-1).tolist(),
-        has_depth=frame.depth is not None,
-        has_valid=frame.valid is not None,
-        received_ns=frame.received_ns,
-    )
-
-
-def _parts(frame: Frame) -> list[memoryview]:
-    arrays = [np.ascontiguousarray(frame.image)]
-    if frame.depth is not None:
-        arrays.append(np.ascontiguousarray(frame.depth, np.float32))
-    if frame.valid is not None:
-        arrays.append(np.ascontiguousarray(frame.valid).view(np.uint8))
-    return [array.reshape(-1).view(np.uint8).data for array in arrays]

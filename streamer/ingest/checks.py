@@ -9,9 +9,10 @@ import numpy as np
 
 from streamer.camera import CameraError, CameraModel
 from streamer.conventions import PoseError
+from streamer.ingest.cameras import camera_model
 from streamer.ingest.decoder import Job
 from streamer.ingest.poses import frame_pose
-from streamer.ingest.sessions import Sender, Session, camera_model
+from streamer.ingest.sessions import Sender, Session
 from streamer.protocol import Message, ProtocolError, check_part
 from streamer.protocol.limits import MAX_PARTS
 from streamer.protocol.messages import CameraHeader, FrameHeader
@@ -78,6 +79,7 @@ def checked_job(header: FrameHeader, message: Message, session: Session, sender:
         header=header,
         parts=message.parts,
         camera=camera,
+        convention=sender.convention,
         c2w=np.asarray(frame_pose(header.pose, sender.convention, camera)),
         received_ns=time.monotonic_ns(),
     )

@@ -37,6 +37,7 @@ class Job:
     header: FrameHeader
     parts: tuple[Buffer, ...]
     camera: CameraModel
+    convention: str
     c2w: NDArray[np.float64]
     received_ns: int
 
@@ -49,6 +50,7 @@ class Verdict:
     generation: int
     seq: int
     result: Frame | ProtocolError
+    job: Job
 
 
 class Decoder:
@@ -98,7 +100,11 @@ class Decoder:
             logger.exception("decoding frame %d of %s", job.header.seq, job.session)
             result = ProtocolError("internal", "the daemon failed on this frame, see its log")
         self._took("decode", time.perf_counter() - began)
-        self._done.append(Verdict(job.session, job.generation, job.header.seq, result))
+        self._done.append(Verdict(job.session, job.generation, job.header.seq, result, job))
+        self.wake()
+
+    def wake(self) -> None:
+        """Make `wake_fd` readable; from any thread."""
         # A pipe that is full holds wake-ups that nobody has read yet: one of them will do.
         with contextlib.suppress(BlockingIOError):
             os.write(self._wake_write, b"\0")

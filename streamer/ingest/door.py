@@ -12,15 +12,18 @@ import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from streamer.conventions import ConventionError, check_convention
-from streamer.ingest.backstage import Backstage, Reply
+from streamer.ingest.backstage import Backstage
 from streamer.ingest.checks import camera_models, checked_job
 from streamer.ingest.decoder import Decoder, Verdict
 from streamer.ingest.poses import corrected_poses
+from streamer.ingest.replies import Reply
+from streamer.ingest.restore import SessionMaker
 from streamer.ingest.sessions import Process, Sender, Session
-from streamer.ingest.stream import Offer, StreamLimits
+from streamer.ingest.stream import Offer
+from streamer.ingest.takeover import check_takeover
+from streamer.journal import JournalError
 from streamer.protocol import (
     PROTO_VERSION,
     Buffer,
@@ -47,11 +50,10 @@ from streamer.protocol.messages import (
     SeqOnly,
     Welcome,
 )
+from streamer.session.folder import SessionFolderError
 
 logger = logging.getLogger(__name__)
 
-SILENCE_S = 30.0
-"""After so long another client may take a session over."""
 MAX_PEERS = 4096
 MAX_IDLE_SESSIONS = 256
 
@@ -69,29 +71,27 @@ class Door:
     Args:
         sessions: shared with `Backstage`; HELLO adds to it.
         reply: sends a header to a connection.
-        folder: where sessions' notes are kept.
+        make: brings sessions into being.
         refused: told the code of every refusal.
     """
 
     def __init__(
         self,
         sessions: dict[str, Session],
+        make: SessionMaker,
         backstage: Backstage,
         decoder: Decoder,
         reply: Reply,
         *,
-        limits: StreamLimits,
         max_sessions: int,
-        folder: Path,
         refused: Callable[[str], None],
     ) -> None:
         self._sessions = sessions
         self._backstage = backstage
         self._decoder = decoder
         self._reply = reply
-        self._limits = limits
+        self._make = make
         self._max_sessions = max_sessions
-        self._folder = folder
         self._peers: OrderedDict[bytes, _Peer] = OrderedDict()
         self._refusals: Counter[str] = Counter()
         self._refused = refused
@@ -138,7 +138,7 @@ class Door:
             return
         if isinstance(verdict.result, ProtocolError):
             self._count(verdict.session.encode(), verdict.result)
-        session.stream.decide(verdict.seq, verdict.result)
+        session.stream.decide(verdict.seq, verdict.result, verdict.job)
         self._backstage.settle(session)
 
     # ---- HELLO ----
@@ -175,10 +175,10 @@ class Door:
             Welcome(
                 proto=PROTO_VERSION,
                 session=hello.session,
-                epoch=session.link.epoch if session else 0,
+                epoch=session.epoch if session else 0,
                 credit=session.stream.credit if session and hello.role == "frames" else 0,
                 next_seq=session.stream.settled + 1 if session else 0,
-                durable=False,
+                durable=session.stream.counts.durable if session else False,
             ),
         )
 
@@ -194,39 +194,33 @@ class Door:
         cameras = camera_models(hello.cameras, hello.convention)
         session = self._sessions.get(hello.session)
         if session is not None:
-            self._check_takeover(session, hello)
-        elif self._processes() >= self._max_sessions:
+            check_takeover(session, hello)
+        else:
+            session = self._new_session(hello)
+        if session.sender is not None and session.sender.identity is not None:
+            self._peers.pop(session.sender.identity, None)
+        session.open(hello, cameras, identity, time.monotonic())
+        self._backstage.opened(session)
+
+    def _new_session(self, hello: Hello) -> Session:
+        if self._processes() >= self._max_sessions:
             raise ProtocolError(
                 "busy",
                 f"session: {self._max_sessions} sessions run already, {hello.session!r} would be "
                 "one more: use one of them, or raise max_sessions",
             )
-        if session is None:
-            self._make_room()
-            session = Session(hello.session, self._limits, self._folder)
-            self._sessions[hello.session] = session
-        elif session.sender is not None and session.sender.identity is not None:
-            self._peers.pop(session.sender.identity, None)
-        session.open(hello, cameras, identity, time.monotonic())
-
-    def _check_takeover(self, session: Session, hello: Hello) -> None:
-        sender = session.sender
-        if sender is not None and sender.hello.client != hello.client and not sender.said_bye:
-            silence = time.monotonic() - sender.heard
-            if silence < SILENCE_S:
-                raise ProtocolError(
-                    "busy",
-                    f"session: client {sender.hello.client!r} sends into {hello.session!r} and was "
-                    f"heard {silence:.0f} s ago: wait for its BYE or {SILENCE_S:.0f} s of silence, "
-                    "or use another session (push: --session)",
-                )
-        if session.holds_frames and not hello.resume:
-            raise ProtocolError(
-                "bad_session",
-                f"session: {hello.session!r} holds {session.stream.received + 1} frames: go on in "
-                "it with resume (push: --resume; HELLO: resume: true), use another name (push: "
-                f"--session), or empty it with Requests(...).reset({hello.session!r})",
-            )
+        try:
+            session = self._make.make(hello.session, None, time.monotonic())
+        except (JournalError, SessionFolderError) as error:
+            raise ProtocolError("internal", f"session: {error}") from None
+        try:
+            check_takeover(session, hello)
+        except ProtocolError:
+            session.leave()
+            raise
+        self._make_room()
+        self._sessions[hello.session] = session
+        return session
 
     def _processes(self) -> int:
         return sum(s.link.process is not Process.NONE for s in self._sessions.values())
@@ -238,7 +232,7 @@ class Door:
             if not session.holds_frames and session.link.process is Process.NONE
         ]
         for name in idle[: max(0, len(idle) - MAX_IDLE_SESSIONS)]:
-            self._sessions.pop(name).notes.remove()
+            self._sessions.pop(name).leave()
 
     # ---- FRAME ----
 
@@ -330,13 +324,14 @@ class Door:
             by=header.by,
             upto=header.upto,
             received_upto=session.stream.received,
-            waiting=[(frame.seq, frame.stamp_ns) for frame in session.stream.waiting],
+            waiting=session.coming() or [],
         )
         unknown = sorted(set(keys) - {key for key, _ in entries})
         if not self._backstage.forward_poses(session, forward, identity, unknown):
             raise ProtocolError(
                 "busy",
-                f"session {session.name} is starting: send the correction again in a second",
+                f"session {session.name} is starting or catching up: send the correction again in "
+                "a second",
             )
 
     def _on_flush(self, identity: bytes, peer: _Peer, message: Message) -> None:

@@ -13,11 +13,13 @@ from streamer.access.gate import missing
 from streamer.config import ServeConfig
 from streamer.control import BATCHES, ControlLink, bind, ipc_address
 from streamer.ingest.backstage import Backstage
+from streamer.ingest.catchup import CatchUp
 from streamer.ingest.decoder import Decoder
 from streamer.ingest.door import Door
-from streamer.ingest.notes import read_notes
-from streamer.ingest.sessions import Session
+from streamer.ingest.recorder import Journals
+from streamer.ingest.restore import SessionMaker, restore_sessions
 from streamer.ingest.stream import StreamLimits
+from streamer.journal import Committer
 from streamer.metrics.instruments import IngestInstruments
 from streamer.protocol import Header, encode
 from streamer.protocol.limits import MAX_PART_BYTES
@@ -63,27 +65,33 @@ class IngestService:
             live_waiting=queue.live_waiting,
             max_bytes=queue.max_waiting_bytes,
         )
-        folder = run_dir / "ingest"
-        now = time.monotonic()
-        sessions = {
-            name: Session.from_note(note, limits, folder, now)
-            for name, note in read_notes(folder).items()
-        }
+        self._committer = Committer(config.journal.gather_s) if config.journal.enabled else None
+        journals = None
+        if self._committer is not None:
+            size = config.journal.segment_mb << 20
+            journals = Journals(self._committer, config.session_dir, size)
+        make = SessionMaker(run_dir / "ingest", limits, journals)
+        sessions = restore_sessions(make, time.monotonic())
         self._sessions = sessions
         self._instruments = IngestInstruments()
         took = self._instruments.took
-        self._backstage = Backstage(
-            self._batches, self._control, sessions, self._reply, queue.batch_timeout_s, took
-        )
         self._decoder = Decoder(queue.decode_threads, config.session.long_side, took)
+        self._backstage = Backstage(
+            self._batches,
+            self._control,
+            sessions,
+            self._reply,
+            queue.batch_timeout_s,
+            took,
+            lambda section: CatchUp(section, config.session.long_side, self._decoder.wake),
+        )
         self._door = Door(
             sessions,
+            make,
             self._backstage,
             self._decoder,
             self._reply,
-            limits=limits,
             max_sessions=config.max_sessions,
-            folder=folder,
             refused=self._instruments.refused,
         )
         self._stopping = False
@@ -95,19 +103,26 @@ class IngestService:
     def run(self) -> None:
         """Work until `stop`."""
         self._control.ready({"ingest": self.address})
+        self._backstage.revive()
         logger.info("taking frames on %s", self.address)
         poller = zmq.Poller()
         for waitable in (self._public, self._batches, self._control.socket, self._decoder.wake_fd):
             poller.register(waitable, zmq.POLLIN)
+        if self._committer is not None:
+            poller.register(self._committer.wake_fd, zmq.POLLIN)
         ticked = 0.0
         while not self._stopping:
             poller.poll(int(TICK_S * 1000))
             self._read_public()
             for verdict in self._decoder.collect():
                 self._door.decided(verdict)
+            if self._committer is not None:
+                for report in self._committer.collect():
+                    self._backstage.reported(report)
             self._read_batches()
             while (order := self._control.receive()) is not None:
                 self._backstage.handle_control(order)
+            self._backstage.feed()
             if time.monotonic() - ticked >= TICK_S:
                 ticked = time.monotonic()
                 self._backstage.tick()
@@ -119,9 +134,12 @@ class IngestService:
         self._public.close()
         self._batches.close()
         self._control.close()
+        self._backstage.close()
         self._decoder.close()
         if self._gate is not None:
             self._gate.close()
+        if self._committer is not None:
+            self._committer.close()
         self._context.term()
 
     def _measure(self) -> None:

@@ -7,17 +7,24 @@ from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from streamer.camera import CameraModel
+from streamer.ingest.cameras import camera_model, expected_bytes
 from streamer.ingest.notes import Note, SessionNotes
 from streamer.ingest.poses import axes_from_opencv
+from streamer.ingest.recorder import Recorder
 from streamer.ingest.stream import Stream, StreamLimits
-from streamer.protocol.limits import MAX_PART_BYTES
+from streamer.journal import History, Opened
+from streamer.protocol.internal import State
 from streamer.protocol.messages import CameraHeader, Hello
+
+if TYPE_CHECKING:
+    from streamer.ingest.catchup import CatchUp
 
 
 class Process(enum.Enum):
@@ -53,9 +60,14 @@ class Link:
     process: Process = Process.NONE
     asked_at: float = 0.0
     epoch: int = 0
+    life: int = 0
     want: int = 0
     sent_next: int = 0
     """Last seq handed over + 1: a STATE that does not know it yet was written before."""
+    lacks: State | None = None
+    """What a new process said of itself; whether it lacks frames is yet to be looked at."""
+    catch_up: CatchUp | None = None
+    """What it lacks, on its way from the journal; nothing else goes to it before."""
 
 
 @dataclass(slots=True)
@@ -88,9 +100,12 @@ class FrameLog:
 class Session:
     """Everything that the ingest holds of one session."""
 
-    def __init__(self, name: str, limits: StreamLimits, folder: Path) -> None:
+    def __init__(
+        self, name: str, limits: StreamLimits, folder: Path, recorder: Recorder | None
+    ) -> None:
         self.name = name
-        self.stream = Stream(limits=limits)
+        self.stream = Stream(limits=limits, recording=recorder is not None)
+        self.recorder = recorder
         self.link = Link()
         self.sender: Sender | None = None
         self.notes = SessionNotes(folder, name)
@@ -100,19 +115,33 @@ class Session:
         self.generation = 0
         self.frame_log: FrameLog | None = None
 
-    @classmethod
-    def from_note(cls, note: Note, limits: StreamLimits, folder: Path, now: float) -> Session:
-        """The session as a killed ingest left it."""
-        session = cls(note.hello.session, limits, folder)
-        cameras = {name: camera_model(c) for name, c in (note.hello.cameras or {}).items()}
-        session.sender = Sender(note.hello, cameras, None, now)
-        session.stream.restore(note.counts, note.next_seq)
-        session.stream.open(note.hello.policy, expected_bytes(cameras))
-        if note.counts.frames_in:
-            # It has a process, which will say so itself.
-            session.link.process = Process.LOST
-        session.save_counts()
-        return session
+    def restore(self, note: Note | None, history: History | None, now: float) -> None:
+        """Go on as a killed ingest, or a daemon before this one, left the session.
+
+        Args:
+            note: what an ingest of this daemon knew of it.
+            history: what its journal holds.
+        """
+        hello = note.hello if note is not None else None
+        if history is not None:
+            hello = hello or history.hello
+            counts, next_seq = history.counts, history.next_seq
+            if note is not None and note.next_seq > next_seq:
+                # Acknowledged while the journal could not be written; gone with the ingest.
+                lost = note.next_seq - next_seq
+                counts = msgspec.structs.replace(
+                    counts, frames_in=counts.frames_in + lost, dropped=counts.dropped + lost
+                )
+                next_seq = note.next_seq
+            self.stream.restore(counts, next_seq)
+        elif note is not None:
+            self.stream.restore(note.counts, note.next_seq)
+        if hello is not None:
+            cameras = {name: camera_model(c) for name, c in (hello.cameras or {}).items()}
+            self.sender = Sender(hello, cameras, None, now, said_bye=note is None)
+            self.stream.open(hello.policy, expected_bytes(cameras))
+            self._keep_log_if_needed()
+        self.save_counts()
 
     @property
     def holds_frames(self) -> bool:
@@ -123,8 +152,7 @@ class Session:
         """`peer` sends from now on."""
         self.sender = Sender(hello, cameras, peer, now)
         self.stream.open(hello.policy, expected_bytes(cameras))
-        self.notes.write_hello(hello)
-        self._keep_log_if_needed()
+        self._note_sender()
 
     def add_cameras(self, headers: dict[str, CameraHeader], models: dict[str, CameraModel]) -> None:
         """More cameras of the present sender."""
@@ -132,18 +160,48 @@ class Session:
         self.sender.cameras.update(models)
         known = self.sender.hello.cameras or {}
         self.sender.hello = msgspec.structs.replace(self.sender.hello, cameras={**known, **headers})
+        self._note_sender()
+
+    def _note_sender(self) -> None:
+        assert self.sender is not None
         self.notes.write_hello(self.sender.hello)
+        if self.recorder is not None:
+            self.recorder.put(Opened(hello=self.sender.hello))
         self._keep_log_if_needed()
 
     def forget_frames(self) -> None:
         """The map was reset: the next frame is the first one."""
-        self.stream = Stream(limits=self.stream.limits)
+        old = self.stream
+        self.stream = Stream(limits=old.limits, recording=old.recording, stalled=old.stalled)
         self.link.sent_next = 0
         self.flush_upto = None
         self.generation += 1
         if self.frame_log is not None:
             self.frame_log = FrameLog()
         self.save_counts()
+
+    def coming(self) -> list[tuple[int, int]] | None:
+        """(seq, stamp) of the frames that the process is still to be sent; None while it is to be
+        sent corrections too."""
+        here = [(frame.seq, frame.stamp_ns) for frame in self.stream.waiting]
+        if self.link.lacks is not None:
+            return None
+        if self.link.catch_up is None:
+            return here
+        before = self.link.catch_up.waiting()
+        return None if before is None else before + here
+
+    def leave(self) -> None:
+        """Forget it here; what is on the disk stays."""
+        if self.recorder is not None:
+            self.recorder.close()
+        self.notes.remove()
+
+    @property
+    def epoch(self) -> int:
+        """As far as it is known; 0 before the session has one."""
+        recorded = self.recorder is not None and self.recorder.queue is not None
+        return max(self.link.epoch, self.recorder.epoch if recorded and self.recorder else 0)
 
     def save_counts(self) -> None:
         """For a successor of this process."""
@@ -178,19 +236,3 @@ class Session:
         places = {camera.T_body_camera for camera in self.sender.cameras.values()}
         if len(places) > 1 and self.frame_log is None:
             self.frame_log = FrameLog()
-
-
-def camera_model(header: CameraHeader) -> CameraModel:
-    """The camera of a header.
-
-    Raises:
-        CameraError, PoseError: parameters that no camera has.
-    """
-    body = None if header.T_body_camera is None else tuple(header.T_body_camera)
-    return CameraModel(header.model, header.width, header.height, tuple(header.params), body)
-
-
-def expected_bytes(cameras: dict[str, CameraModel]) -> int:
-    """What a frame may take before any was seen."""
-    largest = max((c.width * c.height * 3 for c in cameras.values()), default=1)
-    return min(largest, MAX_PART_BYTES)

@@ -4,15 +4,17 @@ No sockets, no threads, no clock in here. Seqs run through these regions, in thi
 
     settled ... `settled` | pending (received, being decoded) ... `received` | granted ... `limit`
 
-A frame's verdict is handed out when all before it have theirs. Accepted frames wait until the
-session takes them. What was granted is never taken back: the frames that wait, those being decoded
-and those still allowed to come fit together into the bounds.
+A frame's verdict is handed out when all before it have theirs, and, where the session has a
+journal, when it is on the disk. Accepted frames wait until the session takes them. What was granted
+is never taken back: the frames that wait, those being decoded and those still allowed to come fit
+together into the bounds.
 """
 
 from __future__ import annotations
 
 import enum
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from streamer.frames import Frame
@@ -43,10 +45,17 @@ class StreamLimits:
 
 
 @dataclass(slots=True)
-class _Pending:
+class Pending:
+    """A frame without a verdict, or whose verdict was not handed out yet."""
+
     seq: int
     nbytes: int
     verdict: Frame | ProtocolError | None = None
+    source: object = None
+    """What the verdict was reached on, for the journal."""
+    number: int | None = None
+    """Of the journal's entry; 0 where it needs none."""
+    durable: bool = False
 
 
 @dataclass(slots=True, kw_only=True)
@@ -65,7 +74,15 @@ class Stream:
     rejected: int = 0
     held_bytes: int = 0
     waiting: deque[Frame] = field(default_factory=deque)
-    pending: deque[_Pending] = field(default_factory=deque)
+    pending: deque[Pending] = field(default_factory=deque)
+    recording: bool = False
+    """Whether verdicts wait until the journal holds them."""
+    stalled: bool = False
+    """The journal cannot be written: under the lossless policy nothing more is granted."""
+    replaying: int = 0
+    """Frames that wait in the journal, not here, for a session that lost them."""
+    newly_dropped: list[int] = field(default_factory=list)
+    """Seqs that the live policy discarded since the journal was told."""
     _refused: int = -1
     _retry_bytes: int | None = None
     _seen_bytes: int = 0
@@ -81,9 +98,10 @@ class Stream:
         """What the session is told."""
         return Counts(
             frames_in=self.accepted,
-            waiting=len(self.waiting),
+            waiting=len(self.waiting) + self.replaying,
             dropped=self.dropped,
             rejected=self.rejected,
+            durable=self.recording and not self.stalled,
         )
 
     def ack(self) -> Ack:
@@ -124,25 +142,50 @@ class Stream:
         self.received = seq
         self.held_bytes += nbytes
         self._seen_bytes = max(self._seen_bytes, nbytes)
-        self.pending.append(_Pending(seq, nbytes))
+        self.pending.append(Pending(seq, nbytes))
         return Offer.TAKE
 
-    def decide(self, seq: int, verdict: Frame | ProtocolError) -> None:
+    def decide(self, seq: int, verdict: Frame | ProtocolError, source: object = None) -> None:
         """The verdict on a pending frame; unknown numbers (of before a reset) are ignored."""
         for entry in self.pending:
             if entry.seq == seq:
-                entry.verdict = verdict
+                entry.verdict, entry.source = verdict, source
                 return
 
     @property
     def ready(self) -> bool:
-        """Whether the oldest pending frame has its verdict."""
-        return bool(self.pending) and self.pending[0].verdict is not None
+        """Whether the verdict on the oldest pending frame may be handed out."""
+        if not self.pending or self.pending[0].verdict is None:
+            return False
+        return self.pending[0].durable or not self.recording
 
     @property
     def wants_in(self) -> bool:
         """Whether the next verdict is an acceptance."""
-        return self.ready and isinstance(self.pending[0].verdict, Frame)
+        return bool(self.pending) and isinstance(self.pending[0].verdict, Frame)
+
+    def unrecorded(self) -> Iterator[Pending]:
+        """Frames whose verdict the journal does not know yet, in order of seq."""
+        for entry in self.pending:
+            if entry.verdict is None:
+                return
+            if entry.number is None:
+                yield entry
+
+    def recorded(self, number: int) -> None:
+        """The journal's entries up to this one are on the disk."""
+        for entry in self.pending:
+            if entry.number is None:
+                return
+            if entry.number <= number:
+                entry.durable = True
+                entry.source = None
+
+    def stop_recording(self) -> None:
+        """Go on without the journal."""
+        self.recording = False
+        for entry in self.pending:
+            entry.number = None
 
     def settle(self, *, accepting: bool = True) -> list[Reject | Ack]:
         """Hand out the verdicts that are due, in order of seq, as the messages to send.
@@ -200,7 +243,8 @@ class Stream:
         self.held_bytes += sum(frame.nbytes for frame in frames)
 
     def restore(self, counts: Counts, next_seq: int) -> None:
-        """Go on where an ingest that was killed stood; what waited in it is lost, and counted."""
+        """Go on where an ingest that was killed stood; what waited in it alone is lost, and
+        counted."""
         self.settled = self.received = self.limit = next_seq - 1
         self.accepted, self.rejected = counts.frames_in, counts.rejected
         self.dropped = counts.dropped + counts.waiting
@@ -209,6 +253,8 @@ class Stream:
         """Extend the window by what would fit now."""
         if self.policy == "live":
             self.limit = max(self.limit, self.settled + self.limits.live_waiting)
+            return
+        if self.stalled:
             return
         held = len(self.waiting) + len(self.pending)
         each = self._seen_bytes or self.expected_bytes
@@ -236,5 +282,8 @@ class Stream:
         )
 
     def _drop_oldest(self) -> None:
-        self.held_bytes -= self.waiting.popleft().nbytes
+        frame = self.waiting.popleft()
+        self.held_bytes -= frame.nbytes
         self.dropped += 1
+        if self.recording:
+            self.newly_dropped.append(frame.seq)

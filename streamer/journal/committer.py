@@ -46,6 +46,7 @@ class JournalQueue:
     retry_at: float = 0.0
     epoch_wanted: int = 0
     """Larger than the journal's: begin anew before the next entry."""
+    leaving: bool = False
 
 
 class Committer:
@@ -75,7 +76,7 @@ class Committer:
         """Queue an entry; returns its number, which a report will name."""
         with self._changed:
             queue.items.append(item)
-            self._changed.notify()
+            self._changed.notify_all()
             return queue.written + len(queue.items)
 
     def replace(self, queue: JournalQueue, items: Sequence[Item]) -> int:
@@ -84,7 +85,7 @@ class Committer:
         with self._changed:
             queue.written += len(queue.items)
             queue.items = deque(items)
-            self._changed.notify()
+            self._changed.notify_all()
             return queue.written + len(items)
 
     def begin_epoch(self, queue: JournalQueue, epoch: int) -> None:
@@ -94,7 +95,14 @@ class Committer:
             queue.written += len(queue.items)
             queue.items = deque()
             queue.epoch_wanted = epoch
-            self._changed.notify()
+            self._changed.notify_all()
+
+    def remove(self, queue: JournalQueue) -> None:
+        """Write what waits and close the journal; returns when that is done."""
+        with self._changed:
+            queue.leaving = True
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: queue not in self._queues)
 
     def collect(self) -> list[Report]:
         """What happened since the last call."""
@@ -110,7 +118,7 @@ class Committer:
         """Write what can be written, close all files."""
         with self._changed:
             self._closing = True
-            self._changed.notify()
+            self._changed.notify_all()
         self._thread.join()
         for queue in self._queues:
             queue.journal.close()
@@ -142,11 +150,10 @@ class Committer:
             number, epoch = queue.written, queue.epoch_wanted
         if epoch > queue.journal.history.epoch:
             queue.journal.begin_epoch(epoch)
-        if not items:
-            return
         error: JournalError | None = None
         try:
-            queue.journal.write(items)
+            if items:
+                queue.journal.write(items)
         except JournalError as trouble:
             error = trouble
         except Exception as trouble:
@@ -160,6 +167,10 @@ class Committer:
                     queue.items.popleft()
                 queue.written += len(items)
             number += len(items) if error is None else 0
+            if queue.leaving:
+                queue.journal.close()
+                self._queues.remove(queue)
+                self._changed.notify_all()
         self._reports.append(Report(queue, number, error))
         with contextlib.suppress(BlockingIOError):
             os.write(self._wake_write, b"\0")
@@ -169,6 +180,7 @@ class Committer:
             queue
             for queue in self._queues
             if (queue.items and now >= queue.retry_at)
+            or queue.leaving
             or queue.epoch_wanted > queue.journal.history.epoch
         ]
 

@@ -75,6 +75,7 @@ class Corrected(Entry, frozen=True, kw_only=True, tag="poses"):
     """A checked correction, as the session was handed it (`PosesForward`)."""
 
     revision: UInt
+    client: str
     entries: list[tuple[Stamp, Floats16]]
     by: Literal["seq", "stamp"] = "seq"
     upto: Stamp | None = None

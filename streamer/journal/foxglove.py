@@ -137,7 +137,11 @@ def image_data(schema_name: str, message: Buffer) -> memoryview:
     return find(message, 2 if schema_name == "foxglove.CompressedImage" else 6)
 
 
-_DISTORTION = {"PINHOLE": "", "OPENCV_FISHEYE": "kannala_brandt"}
+_DISTORTION = {
+    "PINHOLE": "",
+    "OPENCV_FISHEYE": "kannala_brandt",
+    "FULL_OPENCV": "rational_polynomial",
+}
 """COLMAP's model → Foxglove's; the others are of the plumb_bob family."""
 
 

@@ -50,22 +50,27 @@ class SessionRefused(Header, frozen=True, kw_only=True):
 
 
 class Counts(msgspec.Struct, frozen=True, kw_only=True):
-    """Frames of a session as its ingest counts them: accepted, still waiting in the ingest,
-    discarded by the live policy, rejected."""
+    """Frames of a session as its ingest counts them: accepted, still waiting in the ingest or in
+    the journal, discarded by the live policy, rejected; `durable` says whether they are on the
+    disk."""
 
     frames_in: UInt = msgspec.field(name="in", default=0)
     waiting: UInt = 0
     dropped: UInt = 0
     rejected: UInt = 0
+    durable: bool = False
 
 
 class State(Header, frozen=True, kw_only=True, omit_defaults=False):
     """Where a session stands: `want` frames would be taken now, `next_seq` is the last received
-    seq + 1, `done` frames are finished."""
+    seq + 1, `pose_revision` the last correction's, `done` frames are finished. `life` grows with
+    every process that runs the session."""
 
     KIND: ClassVar[bytes] = b"STATE"
     session: str
     epoch: UInt
+    life: UInt = 0
+    pose_revision: int = -1
     next_seq: UInt
     want: UInt
     done: UInt

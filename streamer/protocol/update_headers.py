@@ -95,6 +95,8 @@ class StatusHeader(UpdateHeader, frozen=True, kw_only=True, omit_defaults=False)
     latency_ms: LatencyMs | None = None
     psnr: float | None = None
     state: str = "starting"
+    durable: bool = False
+    """Whether frames are on the disk when they are acknowledged."""
     model: str = ""
     """What predicts the splats, in words."""
 

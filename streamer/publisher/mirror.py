@@ -71,7 +71,7 @@ class SessionMirror:
         return msgspec.structs.replace(last, epoch=self.epoch, seq=self.seq, state=self.state)
 
     def lose(self) -> None:
-        """The session's process died: its last map stays until a new epoch comes."""
+        """The session's process died: its last map stays until another one speaks."""
         self.lost = True
 
     def receive(self, message: Message) -> Verdict:
@@ -134,6 +134,7 @@ class SessionMirror:
         # A session says nothing else between SYNC_BEGIN and SYNC_END: the end was lost.
         self.syncing = False
         if seq > self.seq:
+            self.lost = False
             self.synced = False
             self.seq = seq
         return Verdict.NOTHING if self.synced else Verdict.RESYNC

@@ -15,9 +15,9 @@ from streamer.metrics.instruments import set_up_metrics
 from streamer.processes import set_up_logging
 from streamer.protocol.links import Assign
 from streamer.session.engine import Engine
+from streamer.session.folder import SessionFolderError
 from streamer.session.process import SessionProcess, end_on_sigterm
 from streamer.session.settings import engine_config
-from streamer.session.storage import SessionFolderError
 from streamer.session.threads import use_all_cores
 from ttt_core import default_model
 from ttt_core.errors import CheckpointError

@@ -9,6 +9,7 @@ when it asks (RESYNC).
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import time
 from collections import deque
@@ -37,8 +38,9 @@ from streamer.protocol.internal import (
 from streamer.protocol.links import Control, ControlDone
 from streamer.protocol.wire import Buffer, Message, decode, encode
 from streamer.session.engine import Engine, StaleRevision
+from streamer.session.folder import SessionFolderError, begin_life, end_life, session_folder
 from streamer.session.socket_outbox import SocketOutbox, dealer, publish_socket
-from streamer.session.storage import SessionFolderError, begin_epoch, save_state, session_folder
+from streamer.session.storage import save_state
 
 log = logging.getLogger(__name__)
 Float64 = NDArray[np.float64]
@@ -62,13 +64,22 @@ class SessionProcess:
         self._poller = zmq.Poller()
         self._poller.register(self._ingest, zmq.POLLIN)
         self._poller.register(self._publish, zmq.POLLIN)
-        self._outbox = SocketOutbox(self._publish, session, begin_epoch(self.folder))
+        # Without a journal nobody can tell this process what its predecessor was told.
+        self._life = begin_life(self.folder, anew=not config.journal.enabled)
+        self._outbox = SocketOutbox(self._publish, session, self._life.epoch)
+        engine.map.go_on_from(self._first_number)
         engine.outbox = self._outbox
+        self._parent = os.getppid()
         self._counts = Counts()
         self._next_seq = 0
         self._waiting: deque[list[Frame]] = deque()
         self._told_at = self._status_at = self._batch_at = 0.0
         self._stopping = False
+
+    @property
+    def _first_number(self) -> int:
+        """What seqs and revisions of this process lie above: all that its predecessors gave."""
+        return (self._life.life - 1) << 32
 
     def stop(self) -> None:
         """End after the step or batch under way; safe to call from a signal handler."""
@@ -76,7 +87,10 @@ class SessionProcess:
 
     def run(self) -> None:
         """Until `stop`."""
-        self._outbox.begin(self._outbox.epoch)
+        if self._life.life == 1:
+            self._outbox.begin(self._life.epoch)
+        else:
+            self._outbox.go_on(self._first_number)
         self._tell(force=True)
         while not self._stopping:
             busy = self.engine.wants_refinement
@@ -87,6 +101,9 @@ class SessionProcess:
             self._tell()
         self.engine.publish()
         self.engine.close()
+        # A daemon that was killed takes its processes along, without having meant to end anything.
+        if os.getppid() == self._parent:
+            end_life(self.folder)
 
     # Messages in -----------------------------------------------------------------------------
 
@@ -125,7 +142,12 @@ class SessionProcess:
             log.info("%d frames of before the reset are passed over", len(batch.frames))
             return
         self._counts = batch.counts
-        frames = unpack_frames(batch.frames, message.parts)
+        # An ingest that was killed may have sent what its successor sends again.
+        frames = [
+            frame
+            for frame in unpack_frames(batch.frames, message.parts)
+            if frame.seq >= self._next_seq
+        ]
         if frames:
             self._next_seq = frames[-1].seq + 1
             self._waiting.append(frames)
@@ -214,7 +236,8 @@ class SessionProcess:
         self._work()
 
     def _reset(self) -> None:
-        epoch = begin_epoch(self.folder)
+        self._life = begin_life(self.folder, anew=True)
+        epoch = self._life.epoch
         self.engine.reset()
         self._next_seq = 0
         self._counts = Counts()
@@ -234,7 +257,9 @@ class SessionProcess:
             state = State(
                 session=self.session,
                 epoch=self._outbox.epoch,
+                life=self._life.life,
                 next_seq=self._next_seq,
+                pose_revision=self.engine.trajectory.revision,
                 want=want,
                 done=self.engine.frames_done,
                 busy=want == 0,

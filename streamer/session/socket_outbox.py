@@ -94,6 +94,7 @@ class SocketOutbox(Outbox):
             latency_ms=None if latency is None else LatencyMs(p50=latency[0], p95=latency[1]),
             psnr=status.psnr,
             state=state,
+            durable=counts.durable,
             model=status.model,
         )
         self.send(encode(header))
@@ -103,6 +104,11 @@ class SocketOutbox(Outbox):
         self.epoch, self.seq = epoch, 0
         self.hello()
         self.updates([ResetUpdate()])
+
+    def go_on(self, seq: int) -> None:
+        """Another process of the same epoch: whoever listens finds out what it lacks."""
+        self.seq = seq
+        self.hello()
 
     def everything(self, engine: Engine) -> None:
         """Key frames and chunks whole, for a publisher that lost them."""

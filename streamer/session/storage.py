@@ -1,10 +1,8 @@
-"""A session's folder: its epoch, and its state written aside and renamed."""
+"""A session's state: written aside and renamed."""
 
 from __future__ import annotations
 
 import json
-import os
-import re
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,68 +14,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from gs_decoder import Chunk, Splats
-from streamer.protocol.fields import SESSION_PATTERN
 from streamer.session.engine import Engine
+from streamer.session.folder import SessionFolderError, sync, write_aside
 
-_SESSION_FILE = "session.json"
 _FORMAT = 1
 _KEPT_STATES = 2
 _FIELDS = ("means", "quats_wxyz", "scales", "opacities", "sh")
-
-
-class SessionFolderError(ValueError):
-    """A session folder that cannot be used; the message names the path and the remedy."""
-
-
-def session_folder(session_dir: Path, session: str) -> Path:
-    """Where a session lives: a folder right inside ``session_dir``.
-
-    Raises:
-        SessionFolderError: the name could lead elsewhere.
-    """
-    # The door has checked it before; whoever else hands a name here must not get past either.
-    if not re.match(SESSION_PATTERN, session):
-        raise SessionFolderError(
-            f"session: {session[:80]!r} is no name: 1 to 64 characters A-Za-z0-9_.-, the first a "
-            "letter or digit"
-        )
-    return session_dir / session
-
-
-def last_epoch(folder: Path) -> int:
-    """The epoch of the session's last start, 0 before the first.
-
-    Raises:
-        SessionFolderError: session.json is there but not readable as one.
-    """
-    path = folder / _SESSION_FILE
-    if not path.exists():
-        return 0
-    try:
-        return int(json.loads(path.read_text(encoding="utf-8"))["epoch"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SessionFolderError(
-            f"{path}: not a session file ({error}): move the folder away, or use another name"
-        ) from None
-
-
-def begin_epoch(folder: Path) -> int:
-    """Start anew: the next epoch, written down before anybody hears of it.
-
-    Raises:
-        SessionFolderError: the folder cannot be written, or its session.json not be read.
-    """
-    try:
-        # `parents=True` would make those with the modes of the umask.
-        folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        folder.mkdir(exist_ok=True, mode=0o700)
-        epoch = last_epoch(folder) + 1
-        _write_aside(folder / _SESSION_FILE, {"format": _FORMAT, "epoch": epoch})
-    except OSError as error:
-        raise SessionFolderError(
-            f"{folder}: cannot be written ({error.strerror}): choose another --session-dir"
-        ) from None
-    return epoch
 
 
 def save_state(engine: Engine, folder: Path, *, epoch: int, next_seq: int) -> Path:
@@ -103,12 +45,12 @@ def save_state(engine: Engine, folder: Path, *, epoch: int, next_seq: int) -> Pa
             "frames_done": engine.frames_done,
             "pose_revision": engine.trajectory.revision,
         }
-        _write_aside(aside / "cursor.json", cursor)
+        write_aside(aside / "cursor.json", cursor)
         for path in aside.iterdir():
-            _sync(path)
-        _sync(aside)
+            sync(path)
+        sync(aside)
         final = aside.rename(states / str(number))
-        _sync(states)
+        sync(states)
         for old in numbers[: len(numbers) - _KEPT_STATES + 1]:
             shutil.rmtree(states / str(old), ignore_errors=True)
     except (OSError, SafetensorError) as error:
@@ -163,20 +105,3 @@ def load_chunks(path: Path) -> list[Chunk]:
 def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     # safetensors refuses tensors that share memory.
     return {name: tensor.contiguous().clone() for name, tensor in tensors.items()}
-
-
-def _write_aside(path: Path, content: dict[str, int]) -> None:
-    aside = path.with_name(path.name + ".writing")
-    handle = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with open(handle, "w", encoding="utf-8") as file:
-        file.write(json.dumps(content) + "\n")
-    _sync(aside)
-    aside.replace(path)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

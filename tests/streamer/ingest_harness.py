@@ -39,6 +39,7 @@ class FakeSession:
     address: str
     name: str = "kitchen"
     epoch: int = 1
+    life: int = 1
     frames: list[dict[str, Any]] = field(default_factory=list)
     batches: list[Batch] = field(default_factory=list)
     parts: list[tuple[bytes, ...]] = field(default_factory=list)
@@ -67,6 +68,7 @@ class FakeSession:
             State(
                 session=self.name,
                 epoch=self.epoch,
+                life=self.life,
                 next_seq=self.next_seq,
                 want=count,
                 done=0,
@@ -221,7 +223,12 @@ class IngestHarness:
 
 @contextmanager
 def running_ingest(
-    run_dir: Path, *, max_sessions: int = 4, keys: Path | None = None, **queue: Any
+    run_dir: Path,
+    *,
+    max_sessions: int = 4,
+    keys: Path | None = None,
+    journal: bool = True,
+    **queue: Any,
 ) -> Iterator[IngestHarness]:
     """A started ingest on a free port; `queue` changes its settings, `keys` is a daemon's folder
     of keys."""
@@ -229,6 +236,8 @@ def running_ingest(
         {
             "ingest": "tcp://127.0.0.1:*",
             "max_sessions": max_sessions,
+            "session_dir": str(run_dir / "sessions"),
+            "journal": {"enabled": journal},
             "ingest_queue": queue,
             "keys": None if keys is None else str(keys),
             "session": {"long_side": 64},

@@ -25,7 +25,7 @@ def test_welcome_says_where_to_begin(ingest: IngestHarness) -> None:
             "epoch": 0,
             "credit": 64,
             "next_seq": 0,
-            "durable": False,
+            "durable": True,
         }
 
 

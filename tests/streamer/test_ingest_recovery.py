@@ -52,15 +52,36 @@ def test_a_killed_ingest_comes_back_where_it_stood(tmp_path: Path) -> None:
         with ingest.client() as client:
             assert client.greet(resume=True)["next_seq"] == 4
             client.send_frame(4)
-            assert client.acked(4)["dropped"] == 2
-            assert session.take_until(4) == [0, 4]
+            assert client.acked(4)["dropped"] == 0
+            assert session.take_until(4) == [0, 1, 3, 4]
             counts = session.batches[-1].counts
-            assert (counts.frames_in, counts.dropped, counts.rejected) == (4, 2, 1)
+            assert (counts.frames_in, counts.dropped, counts.rejected) == (4, 0, 1)
+        session.close()
+
+
+def test_without_a_journal_a_killed_ingest_counts_what_waited_as_dropped(tmp_path: Path) -> None:
+    with running_ingest(tmp_path, journal=False) as ingest:
+        with ingest.client() as client:
+            assert client.greet()["durable"] is False
+            client.send_frame(0)
+            session = ingest.start_session()
+            client.acked(0)
+            assert session.take_until(0) == [0]
+            client.send_frame(1)
+            client.acked(1)
+            ingest.kill()
+            ingest.start()
+            session.want(0)
+        with ingest.client() as client:
+            assert client.greet(resume=True)["next_seq"] == 2
+            client.send_frame(2)
+            assert client.acked(2)["dropped"] == 1
+            assert session.take_until(2) == [0, 2]
         session.close()
 
 
 def test_a_session_that_starts_anew_goes_on_with_what_waits(tmp_path: Path) -> None:
-    with running_ingest(tmp_path) as ingest, ingest.client() as client:
+    with running_ingest(tmp_path, journal=False) as ingest, ingest.client() as client:
         client.greet()
         for seq in range(4):
             client.send_frame(seq)
@@ -115,7 +136,7 @@ def test_a_reset_forgets_frames_and_tells_the_sender(tmp_path: Path) -> None:
 
 
 def test_a_session_that_gives_up_tells_its_sender_and_can_begin_again(tmp_path: Path) -> None:
-    with running_ingest(tmp_path, max_sessions=1) as ingest:
+    with running_ingest(tmp_path, max_sessions=1, journal=False) as ingest:
         with ingest.client() as client:
             client.greet(client="robot")
             for seq in range(3):

@@ -10,15 +10,17 @@ import pytest
 from raw_client import RawClient
 
 from streamer.config import ServeConfig
-from streamer.ingest import door
+from streamer.ingest import takeover
 from streamer.ingest.service import IngestService
 
 
 @pytest.fixture
 def address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """An ingest in this process, with little patience."""
-    monkeypatch.setattr(door, "SILENCE_S", 2.0)
-    service = IngestService(tmp_path, ServeConfig(ingest="tcp://127.0.0.1:*"))
+    monkeypatch.setattr(takeover, "SILENCE_S", 2.0)
+    service = IngestService(
+        tmp_path, ServeConfig(ingest="tcp://127.0.0.1:*", session_dir=tmp_path / "sessions")
+    )
     thread = threading.Thread(target=service.run)
     thread.start()
     yield service.address

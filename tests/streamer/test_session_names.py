@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from ingest_harness import IngestHarness, running_ingest
 from raw_client import hello
 
-from streamer.session.storage import SessionFolderError, begin_epoch, session_folder
+from streamer.session.folder import SessionFolderError, begin_epoch, session_folder
 
 BASE = Path("/var/lib/splatstream/sessions")
 pieces = st.sampled_from(

@@ -17,13 +17,16 @@ from gs_decoder import MapMirror
 from gs_decoder.updates import ChunkUpdate
 from streamer.session.batching import view_batch
 from streamer.session.engine import Engine
-from streamer.session.storage import (
+from streamer.session.folder import (
+    SessionFile,
     SessionFolderError,
     begin_epoch,
+    begin_life,
+    end_life,
     last_epoch,
-    load_chunks,
-    save_state,
+    read_session_file,
 )
+from streamer.session.storage import load_chunks, save_state
 from ttt_core import load_streaming_state
 
 # Kernels compile once on a machine.
@@ -49,6 +52,17 @@ def test_epochs_grow_and_are_written_down_first(tmp_path: Path) -> None:
     assert last_epoch(folder) == 3
     assert folder.stat().st_mode & 0o777 == 0o700
     assert [path.name for path in folder.iterdir()] == ["session.json"]
+
+
+def test_lives_are_counted_within_an_epoch(tmp_path: Path) -> None:
+    assert begin_life(tmp_path, anew=False) == SessionFile(epoch=1, life=1, running=True)
+    assert begin_life(tmp_path, anew=False) == SessionFile(epoch=1, life=2, running=True)
+    end_life(tmp_path)
+    assert read_session_file(tmp_path) == SessionFile(epoch=1, life=2, running=False)
+    assert begin_life(tmp_path, anew=True) == SessionFile(epoch=2, life=1, running=True)
+    (tmp_path / "session.json").write_text('{"format": 9, "epoch": 4}')
+    with pytest.raises(SessionFolderError, match="format 9"):
+        read_session_file(tmp_path)
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[]", '{"epoch": "soon"}', '{"epoch": null}', "\0"])

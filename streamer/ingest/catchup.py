@@ -1,0 +1,272 @@
+"""What a session has lost, from its journal: batch by batch as its predecessor was given it.
+
+A thread reads, decodes and stays a little ahead; the ingest's loop takes what is ready.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from streamer.frames import Frame
+from streamer.ingest.cameras import camera_model
+from streamer.ingest.decoder import Job, prepare
+from streamer.ingest.poses import frame_pose
+from streamer.journal import (
+    BatchSent,
+    Corrected,
+    Dropped,
+    FrameEntry,
+    JournalError,
+    Recorded,
+    read_journal,
+)
+from streamer.protocol import ProtocolError
+from streamer.protocol.internal import PosesForward
+
+logger = logging.getLogger(__name__)
+
+_AHEAD = 16
+"""Frames that are decoded before they are wanted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """The part of a journal that a session lacks.
+
+    Args:
+        folder: the session's.
+        next_seq: what the session has up to, this one excluded.
+        upto: first seq that the ingest has itself.
+        pose_revision: last correction that the session has.
+        dropped: frames that were discarded since the journal said so last.
+        durable_end: as `Journal.durable_end`.
+        batch: frames that it takes at a time where no batches are recorded.
+    """
+
+    folder: Path
+    epoch: int
+    next_seq: int
+    upto: int
+    pose_revision: int
+    dropped: frozenset[int]
+    durable_end: tuple[Path, int] | None
+    batch: int
+
+
+@dataclass(slots=True)
+class Step:
+    """One message to the session: frames, or a correction."""
+
+    frames: list[Frame] = field(default_factory=list)
+    poses: PosesForward | None = None
+    recorded: bool = True
+    """Whether the journal knows that these frames were sent together."""
+
+
+@dataclass(slots=True)
+class _Plan:
+    """Seqs of each batch, and corrections, in order."""
+
+    steps: deque[list[int] | Corrected] = field(default_factory=deque)
+    stamps: dict[int, int] = field(default_factory=dict)
+    loose: list[int] = field(default_factory=list)
+    """Accepted frames that were never sent: they come last."""
+
+
+def plan(section: Section) -> _Plan:
+    """What the session has to be told.
+
+    Raises:
+        JournalError: the journal cannot be read.
+    """
+    made = _Plan()
+    loose: dict[int, None] = {}
+    for recorded in _entries(section, parts=False):
+        match recorded.entry:
+            case FrameEntry(header=header):
+                in_part = section.next_seq <= header.seq < section.upto
+                if in_part and header.seq not in section.dropped:
+                    loose[header.seq] = None
+                    made.stamps[header.seq] = header.stamp_ns
+            case Dropped(seqs=seqs):
+                for seq in seqs:
+                    loose.pop(seq, None)
+            case BatchSent(seqs=seqs):
+                batch = [seq for seq in seqs if seq in loose]
+                for seq in batch:
+                    del loose[seq]
+                if batch:
+                    made.steps.append(batch)
+            case Corrected(revision=revision) as correction:
+                if revision > section.pose_revision:
+                    made.steps.append(correction)
+    made.loose = list(loose)
+    return made
+
+
+def _entries(section: Section, *, parts: bool) -> Iterator[Recorded]:
+    return read_journal(
+        section.folder,
+        section.epoch,
+        from_seq=section.next_seq,
+        durable_end=section.durable_end,
+        parts=parts,
+    )
+
+
+def decode_recorded(recorded: Recorded, long_side: int) -> Frame:
+    """The frame of a recorded FRAME, exactly as it was made of it the first time.
+
+    Raises:
+        ProtocolError: it cannot be decoded (it could when it was accepted).
+    """
+    entry = recorded.entry
+    assert isinstance(entry, FrameEntry)
+    camera = camera_model(entry.camera)
+    job = Job(
+        session="",
+        generation=0,
+        header=entry.header,
+        parts=recorded.parts,
+        camera=camera,
+        convention=entry.convention,
+        c2w=np.asarray(frame_pose(entry.header.pose, entry.convention, camera)),
+        received_ns=time.monotonic_ns(),
+    )
+    return prepare(job, long_side)
+
+
+def correction(entry: Corrected) -> PosesForward:
+    """A recorded correction as the session takes it."""
+    return PosesForward(
+        revision=entry.revision,
+        client=entry.client,
+        entries=entry.entries,
+        by=entry.by,
+        upto=entry.upto,
+        received_upto=entry.received_upto,
+        waiting=entry.waiting,
+    )
+
+
+class CatchUp:
+    """Reads a section in the background.
+
+    Args:
+        wake: called from the thread when there is something to take.
+    """
+
+    def __init__(self, section: Section, long_side: int, wake: Callable[[], None]) -> None:
+        self.section = section
+        self.remaining = section.upto - section.next_seq
+        """Frames that are still to be taken, at most."""
+        self._long_side = long_side
+        self._wake = wake
+        self._changed = threading.Condition()
+        self._ready: deque[Step] = deque()
+        self._corrections: int | None = None
+        self._stamps: dict[int, int] = {}
+        self._ended = False
+        self._cancelled = False
+        self._thread = threading.Thread(target=self._run, name="catch-up", daemon=True)
+        self._thread.start()
+
+    def peek(self) -> Step | None:
+        """The next step, if it is ready."""
+        with self._changed:
+            return self._ready[0] if self._ready else None
+
+    def pop(self) -> None:
+        """The step of `peek` was sent."""
+        with self._changed:
+            step = self._ready.popleft()
+            self.remaining -= len(step.frames)
+            for frame in step.frames:
+                self._stamps.pop(frame.seq, None)
+            if step.poses is not None and self._corrections is not None:
+                self._corrections -= 1
+            self._changed.notify()
+
+    def waiting(self) -> list[tuple[int, int]] | None:
+        """(seq, stamp) of the frames that are still to be taken; None while corrections are, or it
+        is not known yet: newer ones must not overtake them."""
+        with self._changed:
+            return list(self._stamps.items()) if self._corrections == 0 else None
+
+    @property
+    def ended(self) -> bool:
+        """Whether everything was taken."""
+        with self._changed:
+            return self._ended and not self._ready
+
+    def cancel(self) -> None:
+        """Stop; returns when the thread has ended."""
+        with self._changed:
+            self._cancelled = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            self._read()
+        except JournalError as error:
+            logger.error("a session goes on without what its journal holds: %s", error)
+        except Exception:
+            logger.exception("reading %s", self.section.folder)
+        with self._changed:
+            self._ended = True
+        self._wake()
+
+    def _read(self) -> None:
+        section = self.section
+        made = plan(section)
+        for start in range(0, len(made.loose), section.batch):
+            made.steps.append(made.loose[start : start + section.batch])
+        loose = set(made.loose)
+        with self._changed:
+            wanted = {seq for step in made.steps if isinstance(step, list) for seq in step}
+            self.remaining = len(wanted)
+            self._stamps = {seq: made.stamps[seq] for seq in sorted(wanted)}
+            self._corrections = sum(isinstance(step, Corrected) for step in made.steps)
+        frames: dict[int, Frame | None] = {}
+        source = _entries(section, parts=True)
+        for step in made.steps:
+            if isinstance(step, Corrected):
+                if not self._offer(Step(poses=correction(step))):
+                    return
+                continue
+            while step[-1] not in frames:
+                recorded = next(source, None)
+                if recorded is None:
+                    break
+                if isinstance(recorded.entry, FrameEntry) and recorded.entry.header.seq in wanted:
+                    frames[recorded.entry.header.seq] = self._decode(recorded)
+            batch = [frame for seq in step if (frame := frames.pop(seq, None)) is not None]
+            if not self._offer(Step(frames=batch, recorded=step[0] not in loose)):
+                return
+
+    def _decode(self, recorded: Recorded) -> Frame | None:
+        try:
+            return decode_recorded(recorded, self._long_side)
+        except ProtocolError as error:
+            logger.error("a journalled frame cannot be decoded any more: %s", error)
+            return None
+
+    def _offer(self, step: Step) -> bool:
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._cancelled or sum(len(s.frames) for s in self._ready) < _AHEAD
+            )
+            if self._cancelled:
+                return False
+            self._ready.append(step)
+        self._wake()
+        return True
