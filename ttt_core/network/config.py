@@ -47,6 +47,10 @@ class NetworkConfig:
     """Channels of what the ridge memory holds at a place."""
     depth_residual_limit: float = 0.5
     """Largest correction of log depth beside the blend with the tokens' depth."""
+    unsure_below: float = 0.4
+    sure_above: float = 0.7
+    """Prior confidences between which the correction of depth fades: what was matched well has
+    detail that cells of 4x4 pixels cannot add to."""
 
     def __post_init__(self) -> None:
         if self.memory not in MEMORIES:
@@ -65,6 +69,11 @@ class NetworkConfig:
         if not self.depth_residual_limit > 0:
             raise ConfigError(
                 f"depth_residual_limit is {self.depth_residual_limit}: give a number > 0"
+            )
+        if not 0 <= self.unsure_below < self.sure_above <= 1:
+            raise ConfigError(
+                f"unsure_below is {self.unsure_below}, sure_above is {self.sure_above}: give "
+                "0 <= unsure_below < sure_above <= 1"
             )
         self.blocks()
 

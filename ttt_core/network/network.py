@@ -128,6 +128,7 @@ class CompactNetwork(nn.Module):
         shift = limit * torch.tanh(residuals["log_depth"][:, :, 0] / limit)
         target = upsampled(token_log_depth, rows, columns, views.log_depth)
         correction = blend * (target - views.log_depth) + shift
+        correction = correction * self._doubt(views.confidence)
         trust = residuals["confidence_logit"][:, :, 0]
         if views.settled is not None:
             correction, trust = (torch.where(views.settled, 0.0, t) for t in (correction, trust))
@@ -157,6 +158,11 @@ class CompactNetwork(nn.Module):
             token_confidence=token_confidence,
             record=record,
         ), memory
+
+    def _doubt(self, confidence: Tensor) -> Tensor:
+        """1 where the prior is unsure, falling to 0, exactly, where it is sure."""
+        low, high = self.config.unsure_below, self.config.sure_above
+        return ((high - confidence) / (high - low)).clamp(0, 1)
 
     def imagine(
         self,

@@ -167,6 +167,20 @@ def test_corrections_of_depth_are_bounded() -> None:
     assert output.confidence.min() >= 0 and output.confidence.max() <= 1
 
 
+def test_what_was_matched_well_keeps_its_depth() -> None:
+    """The correction is whole where the prior is unsure, fades, and is none where it is sure."""
+    network, inputs = build("ridge", acting=3.0), views(0)
+    low, high = SMALL.unsure_below, SMALL.sure_above
+
+    def change(confidence: float) -> torch.Tensor:
+        like = replace(inputs, confidence=torch.full_like(inputs.confidence, confidence))
+        return network(like, network.initial_state(1), write=False)[0].log_depth - like.log_depth
+
+    assert change(0.5 * low).abs().max() > 0.05
+    assert not change(high + 1e-6).any() and not change(1.0).any()
+    assert 0 < change((low + high) / 2).abs().max() < change(low).abs().max()
+
+
 @every_memory
 def test_gradients_reach_every_parameter_through_two_writes(memory: str) -> None:
     network = build(memory, acting=0.3).requires_grad_(True)
@@ -209,6 +223,7 @@ def test_names_of_memories_and_sizes_are_checked() -> None:
         ({"ray_width": 0}, "at least 1"),
         ({"depth_residual_limit": 0.0}, "number > 0"),
         ({"width": 40}, "width"),
+        ({"unsure_below": 0.7}, "unsure_below < sure_above"),
     ):
         with pytest.raises(ConfigError, match=message):
             NetworkConfig(**options)
