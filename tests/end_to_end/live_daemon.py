@@ -37,6 +37,7 @@ def daemon(
     refine: bool = False,
     batch_timeout_s: float = 0.5,
     viewer_port: int | None = None,
+    weights: Path | None = None,
 ) -> Iterator[DaemonProcess]:
     """`splatstream serve` on free ports, ready when entered; its state lies in `folder`."""
     config = ServeConfig(
@@ -45,7 +46,7 @@ def daemon(
         requests="tcp://127.0.0.1:*",
         session_dir=folder,
         ingest_queue=IngestConfig(batch_timeout_s=batch_timeout_s),
-        session=SessionConfig(long_side=96, refine=refine),
+        session=SessionConfig(long_side=96, refine=refine, weights=weights),
         viewer=ViewerConfig(enabled=viewer_port is not None, port=viewer_port or 0),
     )
     with DaemonProcess(config) as process:

@@ -41,8 +41,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def serving(folder: Path) -> Iterator[DaemonProcess]:
-    """With refinement; partial batches wait for FLUSH or BYE."""
-    with daemon(folder, refine=True, batch_timeout_s=600.0) as process:
+    """With refinement and the network, which has a memory to save; partial batches wait for FLUSH
+    or BYE."""
+    packaged = Path("packaged")
+    with daemon(folder, refine=True, batch_timeout_s=600.0, weights=packaged) as process:
         yield process
 
 
