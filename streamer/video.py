@@ -24,7 +24,8 @@ class VideoFile:
         path: ends in .mp4. width, height: pixels, even. fps: pictures a second.
 
     Raises:
-        VideoError: another ending, odd sides, or an OpenCV without the encoder.
+        VideoError: another ending, odd sides, an OpenCV without the encoder, or, at the end of the
+            block, a disk that did not take all of it.
     """
 
     def __init__(self, path: Path, width: int, height: int, fps: float) -> None:
@@ -34,6 +35,7 @@ class VideoFile:
             raise VideoError(f"--size: {width}x{height}; a video needs even sides")
         self.path = path
         self._size = (width, height)
+        self._written = 0
         path.parent.mkdir(parents=True, exist_ok=True)
         self._aside = path.with_name(f".{path.stem}.{os.getpid()}.part.mp4")
         self._writer = cv2.VideoWriter(
@@ -50,6 +52,7 @@ class VideoFile:
         """Append a picture (H, W, 3) uint8."""
         assert rgb.shape == (self._size[1], self._size[0], 3) and rgb.dtype == np.uint8
         self._writer.write(np.ascontiguousarray(rgb[..., ::-1]))
+        self._written += 1
 
     def __enter__(self) -> VideoFile:
         return self
@@ -61,6 +64,20 @@ class VideoFile:
         trace: TracebackType | None,
     ) -> None:
         self._writer.release()
-        if kind is None:
-            os.replace(self._aside, self.path)
-        self._aside.unlink(missing_ok=True)
+        try:
+            if kind is None:
+                self._must_be_whole()
+                os.replace(self._aside, self.path)
+        finally:
+            self._aside.unlink(missing_ok=True)
+
+    def _must_be_whole(self) -> None:
+        # OpenCV says nothing of a write that failed; the index, which counts pictures, comes last.
+        read = cv2.VideoCapture(str(self._aside), cv2.CAP_FFMPEG)
+        count = round(read.get(cv2.CAP_PROP_FRAME_COUNT)) if read.isOpened() else 0
+        read.release()
+        if count != self._written:
+            raise VideoError(
+                f"{self.path}: {count} of {self._written} pictures are in the file as written: is "
+                "the disk full? Nothing was left there"
+            )

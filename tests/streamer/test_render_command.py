@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import shutil
 from pathlib import Path
 
@@ -80,6 +81,24 @@ def test_a_recorded_path_and_depth(room: Path, tmp_path: Path) -> None:
     # The middle of the wall, 1.5 m to 3 m away, on a scale of inverse depth.
     share = (1 / (1.5 + 0.3 * np.arange(6)) - 1 / 3) / (1 / 1.5 - 1 / 3)
     assert np.abs(nearness / 255 - share).max() < 0.1
+
+
+def test_a_video_that_the_disk_did_not_take_is_none(
+    room: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "video.mp4"
+    out.write_bytes(b"an older one")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # Writes beyond fail, as they do where the disk is full.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        status = dispatch(["render", str(room), "--out", str(out), *SMALL])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert status == 2
+    assert "disk full" in capsys.readouterr().err
+    assert out.read_bytes() == b"an older one"
+    assert [path.name for path in tmp_path.iterdir()] == ["video.mp4"]
 
 
 @pytest.mark.parametrize(
