@@ -21,7 +21,7 @@ from typing import Any
 import tyro
 
 from streamer.evaluation.evaluate import Settings, evaluate
-from streamer.evaluation.methods import METHODS
+from streamer.evaluation.methods import METHODS, Slug
 from streamer.evaluation.report import write_reports
 from streamer.evaluation.results import RunResult
 from streamer.evaluation.table import text_table
@@ -70,7 +70,7 @@ ROWS = (
 class Options:
     captures: tyro.conf.Positional[Path]
     """Folder that holds the three captures."""
-    only: tuple[str, ...] = tuple(METHODS)
+    only: tuple[Slug, ...] = tuple(METHODS)
     """Starts, as of `splatstream eval`."""
     rows: tuple[str, ...] = ()
     """Rows whose name begins so; all by default."""

@@ -17,6 +17,9 @@ Float64 = NDArray[np.float64]
 
 _THERE = 0.5
 """Rendered alpha from which on a pixel of the map has a depth."""
+_MOST_DB = 100.0
+"""PSNR of a view that is right to the last bit, as a black one is before black: means and JSON have
+no room for infinity."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,9 +109,9 @@ def score(
         views.append(
             ViewScore(
                 seq=frame.seq,
-                psnr=psnr(rgb, truth, valid=frame.valid),
+                psnr=min(psnr(rgb, truth, valid=frame.valid), _MOST_DB),
                 ssim=ssim(rgb, truth, valid=frame.valid),
-                psnr_gain=psnr(exposed, truth, valid=frame.valid),
+                psnr_gain=min(psnr(exposed, truth, valid=frame.valid), _MOST_DB),
                 ssim_gain=ssim(exposed, truth, valid=frame.valid),
                 depth_error=depth_error,
                 depth_filled=depth_filled,

@@ -17,6 +17,7 @@ import tyro
 from rich.markup import escape
 
 from streamer.cli.console import console
+from streamer.evaluation.methods import Slug
 
 
 @dataclass(kw_only=True, slots=True)
@@ -42,9 +43,7 @@ class Options:
     """Only frames A:B of each capture, counted from 0, B not among them."""
     seed: int = 0
     """Of refinement and of the random points."""
-    only: tuple[
-        Literal["random-points", "sensor-depth", "sweep-only", "learned", "learned-reset"], ...
-    ] = ()
+    only: tuple[Slug, ...] = ()
     """Ways to start; all that apply by default, none where a --map is given."""
     map: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="FILE.ply...")] = ()
     """3DGS PLY files from elsewhere, in the world of the capture, to be scored like our own."""
@@ -113,7 +112,11 @@ def run(options: Options) -> int:
         )
     except KeyboardInterrupt:
         interrupted = True
-        screen.print("interrupted: the report has the runs that had ended")
+        screen.print(
+            "interrupted: the report has the runs that had ended"
+            if found.captures
+            else "interrupted before a run had ended: there is no report of it"
+        )
     for capture in found.captures:
         screen.print(f"\n{escape(capture.capture)}")
         screen.print(escape(text_table(list(rows(capture)))))

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from gs_decoder import estimate_background
+from gs_decoder import estimate_background, read_ply
 from streamer.evaluation.errors import EvaluationError, RunFailed
 from streamer.evaluation.job import Job, MapRecord, Mode
 from streamer.evaluation.judge import Judge
 from streamer.evaluation.launch import launch
-from streamer.evaluation.methods import METHODS, Method
+from streamer.evaluation.methods import METHODS, Method, Slug
 from streamer.evaluation.pictures import ViewPictures, worst_and_best
 from streamer.evaluation.results import CaptureResult, MapResult, RunResult
 from streamer.held_out import HeldOut
@@ -46,7 +46,7 @@ class Settings:
     steps: int | None = None
     depth: bool = False
     weights: str | None = None
-    methods: tuple[str, ...] = tuple(METHODS)
+    methods: tuple[Slug, ...] = tuple(METHODS)
     maps: tuple[Path, ...] = ()
     device: Literal["auto", "cpu", "cuda"] = "auto"
     background: Literal["auto", "black", "white"] = "auto"
@@ -121,11 +121,16 @@ def evaluate(
         after_run: called with the results so far, so that an interrupted evaluation leaves them.
 
     Raises:
-        CaptureError: a capture that cannot be opened (before anything runs).
-        InvalidPly: a map from elsewhere that cannot be read.
+        CaptureError, InvalidPly: a capture or a map from elsewhere that cannot be read (before
+            anything runs).
+        EvaluationError: a capture with nothing to give or to judge by; a map that a run would
+            overwrite.
     """
     evaluation = Evaluation(settings)
     opened = [open_capture(path).select(*parse_range(settings.frames)) for path in paths]
+    if settings.methods:
+        for map_path in settings.maps:
+            _must_outlive_the_runs(map_path, out / MAPS)
     names: set[str] = set()
     for path, capture in zip(paths, opened, strict=True):
         for note in capture.notes:
@@ -178,7 +183,7 @@ def _subject(
         views_unreadable=len(held_out.unreadable),
         has_depth=has_depth,
     )
-    judge = Judge(held_out, given[-1].index, settings.renderer)
+    judge = Judge(held_out, settings.renderer)
     return _Subject(path, folder, capture, given, judge), result
 
 
@@ -233,7 +238,7 @@ def _from_elsewhere(subject: _Subject, path: Path, settings: Settings) -> tuple[
         cpu_seconds=0.0,
         peak_memory_mb=0.0,
         frames_in=0,
-        newest=subject.judge.newest,
+        newest=subject.given[-1].index,
         keyframes=0,
         refinement_steps=0,
         splats=count,
@@ -265,6 +270,16 @@ def _in_words(run: RunResult) -> str:
 def _must_exist(path: Path, option: str) -> None:
     if not path.is_file():
         raise EvaluationError(f"{option}: there is no file {path}")
+
+
+def _must_outlive_the_runs(path: Path, maps: Path) -> None:
+    if maps.resolve() in path.resolve().parents:
+        raise EvaluationError(
+            f"--map: {path} lies where this evaluation writes its own maps: name another --out, or "
+            "leave --only out"
+        )
+    # It is scored last: what is wrong with it should not wait for that.
+    read_ply(path)
 
 
 def _unused(name: str, names: set[str]) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gs_decoder import Splats, offset_path, read_ply
-from streamer.evaluation.job import MapRecord, Outcome
+from streamer.evaluation.job import Outcome
 from streamer.evaluation.results import MapResult, RunResult
 from streamer.frames import Frame
 from streamer.held_out import HeldOut
@@ -28,12 +28,10 @@ class Judge:
 
     Attributes:
         held_out: the views, and the given frames that lend them their exposure.
-        newest: index of the capture's last given frame.
         backend: of `rasterize`: auto, or reference (the contract in plain torch, seconds a view).
     """
 
     held_out: HeldOut
-    newest: int
     backend: str = "auto"
 
     def score_file(
@@ -69,7 +67,9 @@ class Judge:
         background = np.array(outcome.background, np.float32)
         last = Scores([], [], [])
         for record in sorted(outcome.maps, key=lambda record: record.written):
-            views = self._asked(record, stream)
+            # Once the last frame is in, every held-out view has been passed.
+            all_in = not stream or record.frames_in == outcome.frames_in
+            views = None if all_in else self.held_out.seen_before(record.newest)
             if record.splats:
                 _, last = self.score_file(folder / record.file, background, views)
             else:
@@ -83,9 +83,3 @@ class Judge:
                 (folder / record.file).unlink()
                 offset_path(folder / record.file).unlink(missing_ok=True)
         return last
-
-    def _asked(self, record: MapRecord, stream: bool) -> list[Frame] | None:
-        # Once the last frame is in, every held-out view has been passed.
-        if not stream or record.newest >= self.newest:
-            return None
-        return self.held_out.seen_before(record.newest)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -40,9 +41,19 @@ def launch(job: Job) -> Outcome:
             _end(process)
     if status != 0 or not (folder / OUTCOME).is_file():
         lines = (folder / LOG).read_text(encoding="utf-8", errors="replace").splitlines()
-        last = next((line for line in reversed(lines) if line.strip()), f"exit status {status}")
-        raise RunFailed(last if status == 2 else f"{last} (all of it: {folder / LOG})")
+        last = next((line for line in reversed(lines) if line.strip()), "")
+        if status == 2 and last:
+            raise RunFailed(last)
+        raise RunFailed(
+            f"{_ended(status)}{f': {last}' if last else ''} (all of it: {folder / LOG})"
+        )
     return read_outcome(folder / OUTCOME)
+
+
+def _ended(status: int) -> str:
+    if status == -signal.SIGKILL:
+        return "its process was killed; where nobody did, memory ran out: try a smaller --long-side"
+    return f"its process ended with {f'signal {-status}' if status < 0 else f'status {status}'}"
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -34,7 +34,7 @@ class Method:
     learned: bool = False
 
 
-METHODS: dict[str, Method] = {
+METHODS: dict[Slug, Method] = {
     method.slug: method
     for method in (
         Method(

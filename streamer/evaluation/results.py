@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from streamer.evaluation.job import MapRecord
+from streamer.evaluation.methods import Slug
 from streamer.scoring import Scores, ViewScore
 
 FIRST_BATCHES = 12
@@ -101,5 +102,5 @@ class CaptureResult:
     views_unreadable: int
     has_depth: bool
     runs: list[RunResult] = field(default_factory=list)
-    left_out: dict[str, str] = field(default_factory=dict)
+    left_out: dict[Slug, str] = field(default_factory=dict)
     """Methods that do not apply, and why."""

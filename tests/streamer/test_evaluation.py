@@ -40,10 +40,13 @@ FRAMES = 9
 
 
 def small_capture(root: Path, replaced: Mapping[int, int] | None = None) -> Path:
-    """The first frames of the demo capture; `replaced[i] = j` puts the picture of j there."""
+    """The first frames of the demo capture; `replaced[i] = j` puts picture and pose of j there."""
     document = json.loads((CAPTURE / "transforms.json").read_text())
     names = [frame["file_path"] for frame in document["frames"]]
+    poses = [frame["transform_matrix"] for frame in document["frames"]]
     document["frames"] = document["frames"][:FRAMES]
+    for number, other in (replaced or {}).items():
+        document["frames"][number]["transform_matrix"] = poses[other]
     (root / "images").mkdir(parents=True)
     for number, name in enumerate(names[:FRAMES]):
         shutil.copy(CAPTURE / names[(replaced or {}).get(number, number)], root / name)
@@ -74,7 +77,7 @@ def run(capture: Path, out: Path, **changes: Any) -> Outcome:
     return build_map(Job(**{**job, **changes}))
 
 
-def test_held_out_pictures_never_reach_the_map(tmp_path: Path) -> None:
+def test_held_out_pictures_and_poses_never_reach_the_map(tmp_path: Path) -> None:
     # Held out: 0, 4 and 8; they decide neither depth nor key frames nor exposure nor background.
     changed = {
         "as it is": {},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -23,7 +24,9 @@ from wall_capture import (
 )
 
 from gs_decoder import InvalidPly, write_ply
+from streamer.evaluation.job import MapRecord, Outcome
 from streamer.evaluation.judge import Judge
+from streamer.evaluation.results import RunResult
 from streamer.held_out import HeldOut
 from streamer.scoring import Scores
 from streamer.sources import open_capture
@@ -42,7 +45,7 @@ def judge_of(root: Path, backend: str = "auto") -> Judge:
     given, kept = opened.hold_out(8)
     held_out = HeldOut.load(opened, given, kept, long_side=WIDTH, with_depth=True)
     assert not held_out.unreadable
-    return Judge(held_out, given[-1].index, backend)
+    return Judge(held_out, backend)
 
 
 def scored(root: Path, ply: Path, backend: str = "auto") -> Scores:
@@ -197,6 +200,58 @@ def test_masked_pixels_do_not_count(capture: Path, tmp_path: Path) -> None:
         by_hand = psnr_by_hand(rgb[:, 30:].clip(0, 1), taken[:, 30:])
         assert view.psnr == pytest.approx(by_hand, abs=0.1)
         assert view.ssim > 0.999
+
+
+def test_in_a_stream_a_map_is_asked_for_what_it_has_passed(capture: Path, tmp_path: Path) -> None:
+    records = []
+    # Given are 1 to 7 and 9 to 15; of those the last cannot be read, and 16 is held out behind it.
+    for batch, (frames_in, newest) in enumerate([(4, 4), (8, 9), (13, 14)], start=1):
+        write_ply(tmp_path / f"batch_{batch:04}.ply", wall())
+        records.append(record_of(batch=batch, frames_in=frames_in, newest=newest))
+    outcome = Outcome(
+        model="",
+        background=(0.0, 0.0, 0.0),
+        frames_in=13,
+        frames_done=13,
+        stream_seconds=6.0,
+        settled_after=None,
+        unreadable=[(15, "no picture")],
+        maps=records,
+    )
+    result = RunResult(method="sweep-only", label="sweep only", about="", depth_given=False)
+    last = judge_of(capture).score_run(result, tmp_path, outcome, stream=True)
+    asked = [[view.seq for view in scored.views] for scored in result.batches]
+    assert asked == [[0], [0, 8], [0, 8, 16]]
+    assert [view.seq for view in last.views] == [0, 8, 16]
+    assert list(tmp_path.iterdir()) == []
+
+
+def record_of(*, batch: int, frames_in: int, newest: int) -> MapRecord:
+    """Of the wall, written two seconds after the one before."""
+    return MapRecord(
+        file=f"batch_{batch:04}.ply",
+        at=None,
+        batch=batch,
+        written=2.0 * batch,
+        cpu_seconds=1.0,
+        peak_memory_mb=1.0,
+        frames_in=frames_in,
+        newest=newest,
+        keyframes=1,
+        refinement_steps=0,
+        splats=wall().count,
+    )
+
+
+def test_a_view_without_any_error_has_a_figure_that_json_can_hold(
+    capture: Path, tmp_path: Path
+) -> None:
+    write_ply(tmp_path / "far.ply", shifted(wall(), 50.0))
+    (view, *_) = judge_of(capture).held_out.views
+    black = replace(view, image=np.zeros_like(view.image), depth=None)
+    judge = Judge(HeldOut([black], []))
+    (scored_view,) = judge.score_file(tmp_path / "far.ply", BLACK)[1].views
+    assert (scored_view.psnr, scored_view.psnr_gain, scored_view.ssim) == (100.0, 100.0, 1.0)
 
 
 def test_a_view_that_its_mask_covers_is_named_not_scored(tmp_path: Path) -> None:
