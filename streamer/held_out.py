@@ -6,7 +6,6 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gs_decoder.metrics import WINDOW
 from streamer.frames import Frame
@@ -27,7 +26,8 @@ class HeldOut:
 
     Attributes:
         views, neighbours: `seq` is the frame's index in the capture.
-        unreadable: frames of either kind that cannot be read, and kept ones that their mask covers.
+        unreadable: frames of either kind that cannot be read, and kept ones without an 11x11
+            window of valid pixels.
     """
 
     views: list[Frame]
@@ -66,8 +66,11 @@ class HeldOut:
         views = []
         for entry in kept:
             view = None if entry.index in known_unreadable else load(entry, with_depth)
-            if view is not None and view.valid is not None and not _comparable(view.valid):
-                reason = f"{entry.image_path}: the mask leaves nothing to compare"
+            if view is not None and not _comparable(view):
+                reason = (
+                    f"{entry.image_path}: no {WINDOW}x{WINDOW} pixels of it can be compared: its "
+                    "mask covers it, or --long-side is too small"
+                )
                 unreadable.append(Unreadable(entry, reason))
             elif view is not None:
                 views.append(view)
@@ -94,11 +97,13 @@ def _beside(given: Sequence[CaptureFrame], kept: Sequence[CaptureFrame]) -> list
     return [chosen[index] for index in sorted(chosen)]
 
 
-def _comparable(valid: NDArray[np.bool_]) -> bool:
+def _comparable(view: Frame) -> bool:
     """Whether a window of the metrics lies wholly on valid pixels."""
-    if min(valid.shape) < WINDOW:
+    if min(view.image.shape[:2]) < WINDOW:
         return False
-    counts = np.pad(np.cumsum(np.cumsum(valid.astype(np.int64), 0), 1), ((1, 0), (1, 0)))
+    if view.valid is None:
+        return True
+    counts = np.pad(np.cumsum(np.cumsum(view.valid.astype(np.int64), 0), 1), ((1, 0), (1, 0)))
     inside = (
         counts[WINDOW:, WINDOW:]
         - counts[:-WINDOW, WINDOW:]

@@ -6,9 +6,11 @@ nothing but their entries in the capture's listing.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from streamer.config import ServeConfig, SessionConfig
@@ -20,7 +22,7 @@ from streamer.run import RunPlan, run_capture
 from streamer.session.engine import Engine
 from streamer.session.settings import EngineConfig, engine_config
 from streamer.session.threads import use_all_cores
-from streamer.sources import open_capture, parse_range
+from streamer.sources import CaptureFrame, open_capture, parse_range
 from streamer.undistort import working_size
 
 
@@ -40,6 +42,7 @@ def build_map(job: Job) -> Outcome:
     camera = capture.camera_of(given[0])
     width, height = working_size(camera.width, camera.height, job.long_side)
     engine.warm_up(height, width)
+    _warm_disk(given)
     plan = RunPlan(
         capture=capture,
         given=given,
@@ -72,6 +75,15 @@ def build_map(job: Job) -> Outcome:
         unreadable=[(entry.frame.index, entry.reason) for entry in outcome.unreadable],
         maps=marks.records,
     )
+
+
+def _warm_disk(given: Sequence[CaptureFrame]) -> None:
+    """Read the files once: else the first run alone would pay for a cold disk."""
+    for frame in given:
+        for path in (frame.image_path, frame.depth_path, frame.mask_path):
+            if path is not None:
+                with contextlib.suppress(OSError):
+                    path.read_bytes()
 
 
 def _engine_config(job: Job) -> EngineConfig:

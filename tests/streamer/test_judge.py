@@ -162,6 +162,17 @@ def test_exposure_is_taken_from_the_neighbours_and_never_from_the_view(tmp_path:
     middle = scores.views[1]
     assert middle.psnr < 40.0
     assert middle.psnr_gain > 50.0
+    # Nearer to the one before it, it takes more of that one's.
+    judge = judge_of(drifting)
+    before, after = (frame for frame in judge.held_out.neighbours if frame.seq in (7, 9))
+    stamp = before.stamp_ns + (after.stamp_ns - before.stamp_ns) // 4
+    early = replace(judge.held_out.views[1], stamp_ns=stamp)
+    shown = judge.score_file(drifting / "wall.ply", BLACK, [early])[1].views[0]
+    rgb, _ = seen_wall(8)
+    lent = np.clip(rgb * np.exp(0.75 * log_gains[7] + 0.25 * log_gains[9]), 0.0, 1.0)
+    by_hand = psnr_by_hand(lent, picture_of(drifting, 8))
+    assert shown.psnr_gain == pytest.approx(by_hand, abs=0.3)
+    assert shown.psnr_gain < middle.psnr_gain - 10.0
     step = log_gains[1] - log_gains[0]
     for view, other in ((scores.views[0], 1), (scores.views[2], FRAMES - 2)):
         rgb, _ = seen_wall(view.seq)
@@ -270,6 +281,10 @@ def test_a_view_that_its_mask_covers_is_named_not_scored(tmp_path: Path) -> None
     assert [view.seq for view in held_out.views] == [0, 16]
     assert [frame.seq for frame in held_out.neighbours] == [1, 7, 15]
     assert {entry.frame.index for entry in held_out.unreadable} == {8, 9}
+    # 96x64 becomes 15x10.
+    tiny = HeldOut.load(opened, *opened.hold_out(8), long_side=15)
+    assert tiny.views == []
+    assert "--long-side" in tiny.unreadable[0].reason
 
 
 def test_a_file_that_is_no_map_is_refused_by_name(capture: Path) -> None:
