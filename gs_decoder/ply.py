@@ -167,10 +167,10 @@ def write_ply(
     beside = offset_path(path)
     if shift.any():
         record = {"offset": shift.tolist(), "unit": "metre", "file": Path(path).name}
-        _write_aside(beside, (json.dumps(record, indent=1) + "\n").encode())
+        write_aside(beside, (json.dumps(record, indent=1) + "\n").encode())
     else:
         beside.unlink(missing_ok=True)
-    _write_aside(Path(path), data)
+    write_aside(Path(path), data)
 
 
 def read_ply(path: str | os.PathLike[str]) -> PlyContent:
@@ -224,7 +224,8 @@ def _checked_offset(offset: npt.ArrayLike | None) -> np.ndarray:
     return shift
 
 
-def _write_aside(path: Path, data: bytes) -> None:
+def write_aside(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         aside.write_bytes(data)

@@ -45,6 +45,8 @@ from streamer.protocol.update_headers import UPDATE_HEADERS
 from streamer.protocol.updates import read_update
 
 DEFAULT_REQUESTS = "tcp://127.0.0.1:5557"
+_SLOW, _SLOWEST = 12, 70
+"""How often the usual time some answers may take: pictures and orders; meshes."""
 MAX_ANSWER_PARTS = 1 << 20
 """A thumbnail per key frame: the daemon is trusted not to flood its reader."""
 
@@ -211,24 +213,26 @@ class Requests:
 
     def save(self, session: str) -> None:
         """Save the session's state into its folder on the daemon's machine."""
-        self._ask(SaveRequest(session=session, id=next(self._numbers)), slow=True)
+        self._ask(SaveRequest(session=session, id=next(self._numbers)), patience=_SLOW)
 
     def reset(self, session: str) -> None:
         """Forget the session's map and frames; a new epoch begins."""
-        self._ask(ResetRequest(session=session, id=next(self._numbers)), slow=True)
+        self._ask(ResetRequest(session=session, id=next(self._numbers)), patience=_SLOW)
 
     def pause(self, session: str) -> None:
         """Stop changing the map until :meth:`resume`; frames are accepted within the credit."""
-        self._ask(PauseRequest(session=session, id=next(self._numbers)), slow=True)
+        self._ask(PauseRequest(session=session, id=next(self._numbers)), patience=_SLOW)
 
     def resume(self, session: str) -> None:
         """Go on after :meth:`pause`."""
-        self._ask(ResumeRequest(session=session, id=next(self._numbers)), slow=True)
+        self._ask(ResumeRequest(session=session, id=next(self._numbers)), patience=_SLOW)
 
     def export(self, session: str, format: str = "ply") -> bytes:
-        """The map as a file's bytes."""
+        """The map as a file's bytes: `ply`, its splats; `mesh` or `glb`, its surfaces as a mesh, a
+        PLY or a binary glTF, which takes the daemon's machine up to some minutes."""
         request = ExportRequest(session=session, format=format, id=next(self._numbers))
-        return bytes(self._one_part(self._ask(request, slow=True)))
+        patience = _SLOW if format == "ply" else _SLOWEST
+        return bytes(self._one_part(self._ask(request, patience=patience)))
 
     def render(
         self,
@@ -257,7 +261,7 @@ class Requests:
             depth=depth,
             id=next(self._numbers),
         )
-        message = self._ask(request, slow=True)
+        message = self._ask(request, patience=_SLOW)
         answer = message.read(RenderAnswer)
         if not depth:
             return Picture(bytes(self._one_part(message)), answer.alpha_mean)
@@ -294,17 +298,17 @@ class Requests:
         self.close()
         self._socket = self._connect()
 
-    def _ask(self, request: Request, *, slow: bool = False) -> Message:
+    def _ask(self, request: Request, *, patience: int = 1) -> Message:
         self._send(request)
-        return self._checked(self._receive(slow=slow), request)
+        return self._checked(self._receive(patience=patience), request)
 
     def _send(self, request: Header) -> None:
         if not self._watch.send(encode(request)):
             raise self._silent(0.0)
 
-    def _receive(self, *, slow: bool = False) -> Message:
+    def _receive(self, *, patience: int = 1) -> Message:
         # A first picture waits for the daemon's kernels to compile, a save for a running batch.
-        timeout = self.timeout * (12 if slow else 1)
+        timeout = self.timeout * patience
         if not self._watch.readable(timeout):
             raise self._silent(timeout)
         return decode(self._socket.recv_multipart(), max_parts=MAX_ANSWER_PARTS)

@@ -16,7 +16,7 @@ HALF = np.array([2.0, 1.5, 1.25])
 CAMERA = CameraModel.pinhole(96, 72, 70.0, 70.0, 48.0, 36.0)
 
 
-def room_splats(spacing: float = 0.06, seed: int = 0) -> Splats:
+def room_splats(spacing: float = 0.04, seed: int = 0) -> Splats:
     """Flat opaque splats on the six walls, every wall in a colour of its own with some grain."""
     generator = np.random.default_rng(seed)
     means, scales, colours = [], [], []

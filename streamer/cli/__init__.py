@@ -24,6 +24,7 @@ VERBS = {
     "view": "the live page for a daemon on another machine",
     "export": "a session's map as a file",
     "render": "a video of a flight through a map",
+    "mesh": "a map's surfaces as a mesh, PLY or glTF",
     "keygen": "keys for a daemon and for who may connect to it",
     "eval": "judge maps by held-out views, beside baselines",
     "bench-load": "synthetic clients against a daemon: what this machine carries",

@@ -22,7 +22,9 @@ class Options(KeyOptions):
     session: str
     """Name of the session."""
     out: Path
-    """The file; its ending says the format (only .ply in this version)."""
+    """The file; its ending says the format: .ply for the splats, .glb for a mesh."""
+    mesh: bool = False
+    """A mesh into a .ply too. The daemon makes it; `splatstream mesh` makes it here."""
     requests: str | None = None
     """Requests address, where it is not the port above the updates one."""
 
@@ -34,6 +36,7 @@ class ExportError(ValueError):
 def run(options: Options) -> int:
     """Writes the file whole or not at all."""
     from gs_decoder import decode_ply, write_ply
+    from gs_decoder.ply import write_aside
     from streamer.addresses import find_daemon
     from streamer.cli.console import console
     from streamer.requests import Requests
@@ -41,13 +44,27 @@ def run(options: Options) -> int:
     ending = options.out.suffix.lstrip(".").lower()
     if not ending:
         raise ExportError(f"--out: {options.out} has no ending that names a format: say map.ply")
+    if options.mesh and ending not in ("ply", "glb"):
+        raise ExportError(f"--out: {options.out}: a mesh is a .ply or a .glb")
     keys = options.keys()
     found = find_daemon(options.address, requests=options.requests, keys=keys)
     with Requests(found.requests, keys=keys) as requests:
-        data = requests.export(options.session, ending)
-    # Read before it is written: a file that does not open helps nobody.
-    content = decode_ply(data, source=f"what {found.requests} sent")
+        data = requests.export(
+            options.session, "mesh" if options.mesh and ending == "ply" else ending
+        )
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    write_ply(options.out, content.splats, offset=content.offset)
-    console().print(f"{options.out}: {content.splats.count:,} splats, {len(data) / 1e6:.1f} MB")
+    # Read before it is written: a file that does not open helps nobody.
+    if ending == "glb":
+        from gs_decoder.mesh import decode_glb
+
+        what = f"{len(decode_glb(data).faces):,} triangles"
+        write_aside(options.out, data)
+    elif options.mesh:
+        what = "a mesh"
+        write_aside(options.out, data)
+    else:
+        content = decode_ply(data, source=f"what {found.requests} sent")
+        what = f"{content.splats.count:,} splats"
+        write_ply(options.out, content.splats, offset=content.offset)
+    console().print(f"{options.out}: {what}, {len(data) / 1e6:.1f} MB")
     return 0

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from streamer.access.allowlist import Right, Rights
 from streamer.access.gate import missing
@@ -46,6 +47,7 @@ from streamer.protocol.requests import (
     StatusRequest,
 )
 from streamer.publisher.jobs import Answer, Job, Workers, export_ply, render_picture
+from streamer.publisher.mesher import ENDINGS, Mesher
 from streamer.publisher.mirror import SessionMirror
 from streamer.publisher.outbox import Outbox
 from streamer.publisher.table import Differences
@@ -87,11 +89,13 @@ class Answers:
         mirrors: Mapping[str, SessionMirror],
         outbox: Outbox,
         workers: Workers,
+        mesher: Mesher,
         send_to_session: SendToSession,
     ) -> None:
         self._mirrors = mirrors
         self._outbox = outbox
         self._workers = workers
+        self._mesher = mesher
         self._send_to_session = send_to_session
         self._forwarded: dict[int, _Forwarded] = {}
         self._numbers = itertools.count(1)
@@ -229,12 +233,23 @@ class Answers:
                 "bad_header",
                 f"format: {request.format!r} is not one of {', '.join(EXPORT_FORMATS)}",
             )
+        records = list(mirror.table.chunks.values())
+        if request.format in ENDINGS:
+            entries = sorted(mirror.keyframes.values(), key=lambda entry: entry.seq)
+            poses = [np.array(entry.c2w, np.float64).reshape(4, 4) for entry in entries]
+
+            def slow_job() -> Answer:
+                data = self._mesher.mesh(records, poses, request.format)
+                return encode(ExportAnswer(id=request.id, format=request.format), data)
+
+            self._work(reader, request.id, slow_job, slow=True)
+            return
         if request.format != "ply":
             raise ProtocolError(
                 "internal",
-                f"format: {request.format!r} is not written by this version yet: ask for 'ply'",
+                f"format: {request.format!r} is not written by this version yet: ask for 'ply', "
+                "or for 'mesh' or 'glb'",
             )
-        records = list(mirror.table.chunks.values())
 
         def job() -> Answer:
             data = export_ply(records)
@@ -247,14 +262,17 @@ class Answers:
 
         self._work(reader, request.id, lambda: render_picture(records, request))
 
-    def _work(self, reader: bytes, request_id: RequestId | None, job: Job) -> None:
+    def _work(
+        self, reader: bytes, request_id: RequestId | None, job: Job, *, slow: bool = False
+    ) -> None:
         def done(result: Answer | ProtocolError) -> None:
             if isinstance(result, ProtocolError):
                 self._refuse(reader, request_id, result)
             else:
                 self._outbox.send(reader, [result])
 
-        self._workers.submit(job, done)
+        submit = self._workers.submit_slow if slow else self._workers.submit
+        submit(job, done)
 
     def _refuse(self, reader: bytes, request_id: RequestId | None, error: ProtocolError) -> None:
         answer = RequestError(code=error.code, reason=error.reason, id=request_id)

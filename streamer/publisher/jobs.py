@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 MAX_PIXELS = 4096 * 4096
 MAX_WAITING = 8
+MAX_SLOW_WAITING = 2
 _POSE_TOLERANCE = 1e-3
 
 Answer = list[Buffer]
@@ -34,12 +35,17 @@ Done = Callable[[Answer | ProtocolError], None]
 
 
 class Workers:
-    """Runs jobs one after the other; ``finish`` hands their results over on the loop's thread."""
+    """Runs jobs one after the other; ``finish`` hands their results over on the loop's thread.
+
+    Jobs of minutes have a queue of their own, so that pictures do not wait for them.
+    """
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(1, "publisher-job")
+        self._slow_pool = ThreadPoolExecutor(1, "publisher-slow-job")
         self._results: queue.SimpleQueue[tuple[Done, Answer | ProtocolError]] = queue.SimpleQueue()
         self._waiting = 0
+        self._slow_waiting = 0
         self.wake_fd, self._signal_fd = os.pipe()
 
     def submit(self, job: Job, done: Done) -> None:
@@ -47,19 +53,36 @@ class Workers:
         if self._waiting >= MAX_WAITING:
             raise ProtocolError("busy", f"{MAX_WAITING} pictures and files wait: ask again later")
         self._waiting += 1
-        self._pool.submit(self._run, job, done)
+
+        def counted(result: Answer | ProtocolError) -> None:
+            self._waiting -= 1
+            done(result)
+
+        self._pool.submit(self._run, job, counted)
+
+    def submit_slow(self, job: Job, done: Done) -> None:
+        """Queue a job of minutes; raises ProtocolError ``busy`` where too many wait already."""
+        if self._slow_waiting >= MAX_SLOW_WAITING:
+            raise ProtocolError("busy", f"{MAX_SLOW_WAITING} meshes wait already: ask again later")
+        self._slow_waiting += 1
+
+        def counted(result: Answer | ProtocolError) -> None:
+            self._slow_waiting -= 1
+            done(result)
+
+        self._slow_pool.submit(self._run, job, counted)
 
     def finish(self) -> None:
         """Hand over what is done; call when ``wake_fd`` is readable."""
         os.read(self.wake_fd, 4096)
         while not self._results.empty():
             done, result = self._results.get()
-            self._waiting -= 1
             done(result)
 
     def close(self) -> None:
         """Forget what waits; a running job ends with the process."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._pool, self._slow_pool):
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def _run(self, job: Job, done: Done) -> None:
         result: Answer | ProtocolError

@@ -28,6 +28,7 @@ from streamer.protocol.update_headers import (
 from streamer.publisher.answers import Answers
 from streamer.publisher.connections import ConnectionCount
 from streamer.publisher.jobs import Workers
+from streamer.publisher.mesher import Mesher
 from streamer.publisher.mirror import SessionMirror, Verdict
 from streamer.publisher.outbox import Outbox
 
@@ -93,8 +94,11 @@ class Publisher:
         self._instruments = PublisherInstruments()
         self._connections = ConnectionCount(self._updates)
         self._workers = Workers()
+        self._mesher = Mesher()
         self._outbox = Outbox(self._requests)
-        self._answers = Answers(self._mirrors, self._outbox, self._workers, self._send_to_session)
+        self._answers = Answers(
+            self._mirrors, self._outbox, self._workers, self._mesher, self._send_to_session
+        )
 
     def run(self, stopping: Callable[[], bool]) -> None:
         """Serve until ``stopping()``."""
@@ -126,6 +130,7 @@ class Publisher:
 
     def close(self) -> None:
         """Close the sockets; readers see the daemon go."""
+        self._mesher.close()
         self._workers.close()
         self._connections.close()
         for socket in (self._updates, self._requests, self._sessions):

@@ -20,7 +20,9 @@ import pytest
 from live_daemon import OFFICE, alive, children, subscriber_of_run, wait_until
 
 from gs_decoder import read_ply
+from gs_decoder.mesh import decode_glb
 from streamer import Requests
+from streamer.cli import dispatch
 from streamer.demo import CAPTURE
 from streamer.requests import RequestRefused
 from streamer.trajectory import read_trajectory
@@ -66,6 +68,15 @@ def test_run_leaves_map_report_and_pictures(tmp_path: Path) -> None:
     assert top.std() > 20
     assert bottom.std() > 10
     assert np.corrcoef(top.ravel(), bottom.ravel())[0, 1] > 0.5
+    # What was left is a map to work on: a video through it, and its surfaces.
+    video, mesh = tmp_path / "video.mp4", tmp_path / "mesh.glb"
+    small = ["--size", "160x106", "--seconds", "0.5"]
+    assert dispatch(["render", str(out), "--out", str(video), *small]) == 0
+    assert cv2.VideoCapture(str(video)).get(cv2.CAP_PROP_FRAME_COUNT) == 15
+    assert dispatch(["mesh", str(out), "--out", str(mesh), "--up", "y"]) == 0
+    surface = decode_glb(mesh.read_bytes())
+    assert len(surface.faces) > 1000
+    assert np.linalg.norm(np.median(surface.vertices, axis=0) - centres.mean(axis=0)) < 10.0
 
 
 def test_run_shows_its_page_and_takes_it_down(tmp_path: Path) -> None:

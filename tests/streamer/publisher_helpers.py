@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
+import numpy as np
 import zmq
 from map_strategies import perform
 
-from gs_decoder import ChunkUpdate, SplatMap
+from gs_decoder import ChunkMeta, ChunkUpdate, SplatMap, Splats
 from streamer.access.daemon import hand_out_own_keys, open_gate
 from streamer.config import PublisherConfig
 from streamer.control import PUBLISH, ipc_address
@@ -107,6 +108,17 @@ class Feed:
         self.keyframes.append(entry)
         thumbnail = f"jpeg {entry.seq}".encode()
         self._send(encode(Keyframes(add=[entry]), thumbnail))
+
+    def add_room(self, splats: Splats, poses: np.ndarray) -> None:
+        """A chunk of splats in the world's frame, and key frames (N, 4, 4) that look at it."""
+        meta = ChunkMeta(frame_seq=0, stamp_ns=1, camera="front", T_world_chunk=np.eye(4))
+        chunk = self.map.add(meta, splats)
+        self.publish()
+        for number, pose in enumerate(poses):
+            c2w = pose.reshape(-1).tolist()
+            self.add_keyframe(
+                KeyframeEntry(seq=number, stamp_ns=number, camera="front", chunk=chunk, c2w=c2w)
+            )
 
     def say_status(self, **counters: object) -> None:
         header = StatusHeader(session=self.name, epoch=self.epoch, seq=self.seq, **counters)  # type: ignore[arg-type]

@@ -307,7 +307,7 @@ POSE = np.eye(4).reshape(-1).tolist()
             "bad_header",
             "max_splats",
         ),
-        (b"EXPORT", {"session": "kitchen", "format": "glb"}, "internal", "glb"),
+        (b"EXPORT", {"session": "kitchen", "format": "spz"}, "internal", "spz"),
         (b"EXPORT", {"session": "kitchen", "format": "exe"}, "bad_header", "exe"),
         (b"LOCALIZE", {"session": "kitchen"}, "internal", "LOCALIZE"),
         (b"NONSENSE", {}, "bad_header", "NONSENSE"),

@@ -68,7 +68,7 @@ def test_export_writes_the_map(daemon: tuple[Feed, dict[str, str]], tmp_path: Pa
 @pytest.mark.parametrize(
     ("out", "session", "words"),
     [
-        ("map.glb", "barn", "'glb'"),
+        ("map.spz", "barn", "'spz'"),
         ("map.xyz", "barn", "'xyz'"),
         ("map", "barn", "ending"),
         ("map.ply", "shed", "'shed'"),

@@ -12,9 +12,8 @@ import pytest
 from publisher_helpers import Feed, running_publisher, serving, wait_for
 from splat_room import CAMERA, room_poses, room_splats, write_room
 
-from gs_decoder import ChunkMeta, render_view, write_ply
+from gs_decoder import render_view, write_ply
 from streamer.cli import dispatch
-from streamer.protocol.requests import KeyframeEntry
 from streamer.requests import RequestRefused, Requests
 
 
@@ -149,19 +148,7 @@ def test_a_map_without_cameras_asks_for_them(
 def test_the_map_of_a_running_daemon(tmp_path: Path) -> None:
     with running_publisher(tmp_path) as addresses:
         feed = Feed(tmp_path, "hall")
-        meta = ChunkMeta(frame_seq=0, stamp_ns=1, camera="front", T_world_chunk=np.eye(4))
-        feed.map.add(meta, room_splats())
-        feed.publish()
-        for number, pose in enumerate(room_poses(6)):
-            feed.add_keyframe(
-                KeyframeEntry(
-                    seq=number,
-                    stamp_ns=number,
-                    camera="front",
-                    chunk=1,
-                    c2w=pose.reshape(-1).tolist(),
-                )
-            )
+        feed.add_room(room_splats(), room_poses(6))
         with serving(feed), Requests(addresses["requests"]) as requests:
 
             def there() -> bool:

@@ -19,6 +19,7 @@ from gs_decoder.raster.cpu.inputs import (
     make_batches,
     usable,
 )
+from gs_decoder.raster.cpu.median import median_depth
 from gs_decoder.raster.cpu.projection import project
 from gs_decoder.raster.cpu.projection_backward import project_backward
 from gs_decoder.raster.cpu.results import Context, Gradients, NumpyRender
@@ -169,6 +170,36 @@ class NumbaRasterizer:
         )
         return NumpyRender(rgb, depth, alpha, context)
 
+    def median_depth(self, render: NumpyRender, window: float) -> tuple[Floats, Floats]:
+        """Where the surface is that a pixel shows: z-depth (H,W), and how clearly (H,W), 0..1.
+
+        The depth is the mean of what lies within `window`, a share of depth, of the depth at which
+        half of the pixel's light is passed; how clearly: that part of the weight. Both are 0
+        where nothing is. Not differentiable. `render` as in `backward`.
+
+        Raises:
+            RuntimeError: this rasteriser has rendered another view since.
+        """
+        ctx = render.context
+        self._expect_last(ctx)
+        take = self._buffers.take
+        tiles = ctx.tiles_x * -(-ctx.height // layout.TILE)
+        depth, share = np.empty_like(render.depth), np.empty_like(render.depth)
+        self._deal(
+            median_depth, take("records", -(-ctx.count // LANES) * layout.RECORD * LANES),
+            take("pair_splat", ctx.pairs, np.uint32), take("tile_start", tiles + 1, np.int64),
+            ctx.tiles_x, ctx.width, ctx.height, ctx.max_alpha, float(window),
+            ctx.alpha.reshape(-1), depth.reshape(-1), share.reshape(-1), counter_at=9,
+        )  # fmt: skip
+        return depth, share
+
+    def _expect_last(self, ctx: Context) -> None:
+        if ctx.generation != self._generation:
+            raise RuntimeError(
+                "this render is not the last one of this rasteriser; use it "
+                "before the next forward, or use a second NumbaRasterizer"
+            )
+
     def backward(
         self,
         render: NumpyRender,
@@ -185,11 +216,7 @@ class NumbaRasterizer:
             RuntimeError: this rasteriser has rendered another view since.
         """
         ctx = render.context
-        if ctx.generation != self._generation:
-            raise RuntimeError(
-                "this render is not the last one of this rasteriser; "
-                "call backward before the next forward, or use a second NumbaRasterizer"
-            )
+        self._expect_last(ctx)
         take = self._buffers.take
         count, pairs = ctx.count, ctx.pairs
         padded = -(-count // LANES) * LANES
