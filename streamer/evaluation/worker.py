@@ -57,7 +57,8 @@ def build_map(job: Job) -> Outcome:
     marks = Marks(Path(job.out), plan, job.at, config.batch)
     marks.start()
     outcome = run_capture(engine, plan, progress=marks.tell)
-    if outcome.frames_done == 0:
+    # Without any frame and with readable ones the time was too short: the map is empty.
+    if len(outcome.unreadable) == len(given):
         reasons = "; ".join(entry.reason for entry in outcome.unreadable[:3])
         raise EvaluationError(f"{capture.name}: no frame could be read ({reasons})")
     if job.steps is None:

@@ -120,6 +120,11 @@ def test_marks_are_served_in_order_with_the_map_of_their_time(tmp_path: Path) ->
             assert read_ply(tmp_path / "out" / record.file).splats.count == record.splats
 
 
+def test_a_mark_before_the_first_batch_has_an_empty_map(tmp_path: Path) -> None:
+    outcome = run(small_capture(tmp_path / "capture"), tmp_path / "out", at=(1e-6,))
+    assert [(record.at, record.splats, record.newest) for record in outcome.maps] == [(1e-6, 0, -1)]
+
+
 class Clock:
     """Time that only the test moves."""
 
