@@ -86,6 +86,8 @@ def mesh_splats(
     base = np.zeros(3) if origin is None else np.asarray(origin, np.float64)
     if not cameras:
         raise MeshError("--cameras: there are none: give poses from which the map can be seen")
+    if config.voxel is not None and not config.voxel > 0:
+        raise MeshError(f"--voxel is {config.voxel:g}; a length above 0 in the map's units")
     chosen = evenly(cameras, config.max_cameras)
     total = len(chosen) * (2 if not config.beside else 4)
     renderer = SurfaceRenderer(splats, base, config.views)
@@ -110,8 +112,6 @@ def mesh_splats(
 
 def _choose_voxel(views: Sequence[DepthView], config: MeshConfig) -> tuple[float, np.ndarray]:
     """A voxel and its blocks' keys, within the memory allowed."""
-    if config.voxel is not None and not config.voxel > 0:
-        raise MeshError(f"--voxel is {config.voxel:g}; a length above 0 in the map's units")
     footprints = [view.depth[view.depth > 0] / view.K[0, 0] for view in views]
     seen = np.concatenate([f[:: max(1, len(f) // 1000)] for f in footprints])
     if not len(seen):
