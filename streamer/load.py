@@ -17,6 +17,7 @@ import numpy as np
 import zmq
 
 from streamer.access import ClientKeys
+from streamer.access.handshakes import HandshakeWatch
 from streamer.addresses import connect
 from streamer.client.errors import ConnectionLostError, refusal
 from streamer.protocol import PROTO_VERSION, Header, decode, encode
@@ -131,6 +132,7 @@ class LoadClient:
         self._live = policy == "live"
         self.socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
         self.socket.setsockopt(zmq.LINGER, 500)
+        self._watch = HandshakeWatch(self.socket, keys)
         connect(self.socket, address, keys)
         self._say(
             Hello(
@@ -156,18 +158,27 @@ class LoadClient:
         """Whether every frame that was sent has its verdict."""
         return not self._sent
 
-    def pump(self, elapsed: float | None) -> None:
-        """Send what is due `elapsed` seconds into the run; None: nothing more becomes due."""
-        if elapsed is not None:
-            while self.result.due * self._period <= elapsed:
-                self._numbers.append(self.result.due)
-                self.result.due += 1
-            while self._live and len(self._numbers) > 1:
-                self._numbers.popleft()
-                self.result.skipped += 1
+    @property
+    def refused(self) -> bool:
+        """Whether the daemon does not let this client in at all."""
+        return self._watch.refused()
+
+    @property
+    def trouble(self) -> str | None:
+        """Why the handshake fails and what to check, where that is known."""
+        return self._watch.trouble()
+
+    def pump(self, elapsed: float) -> None:
+        """Send what is due `elapsed` seconds into the run."""
+        while self.result.due * self._period <= elapsed:
+            self._numbers.append(self.result.due)
+            self.result.due += 1
+        while self._live and len(self._numbers) > 1:
+            self._numbers.popleft()
+            self.result.skipped += 1
         while self._next <= self._limit and (self._again or self._numbers):
             number = self._again.popleft() if self._again else self._numbers.popleft()
-            if elapsed is not None and elapsed > (number + 1) * self._period:
+            if elapsed > (number + 1) * self._period:
                 self.result.late += 1
             self._send(number)
 
@@ -197,6 +208,7 @@ class LoadClient:
     def close(self) -> None:
         """Say BYE."""
         self._say(Bye())
+        self._watch.close()
         self.socket.close()
 
     def _send(self, number: int) -> None:
@@ -234,7 +246,8 @@ class LoadClient:
             self._next, self._limit = reject.seq, reject.seq - 1
 
     def _say(self, header: Header) -> None:
-        self.socket.send_multipart(encode(header))
+        # Who was refused has nobody to send to; what it lacks shows as a greeting that stays away.
+        self._watch.send(encode(header))
 
 
 def run_load(clients: Sequence[LoadClient], *, seconds: float, address: str) -> float:
@@ -255,12 +268,11 @@ def run_load(clients: Sequence[LoadClient], *, seconds: float, address: str) -> 
             client.receive()
 
     until = time.perf_counter() + WELCOME_S
-    while not all(client.welcome for client in clients):
-        if time.perf_counter() > until:
-            greeted = sum(client.welcome is not None for client in clients)
+    while not all(map(_greeted, clients)):
+        if time.perf_counter() > until or any(client.refused for client in clients):
             raise ConnectionLostError(
-                f"the daemon at {address} greeted {greeted} of {len(clients)} clients within "
-                f"{WELCOME_S:g} s: is it running, and is this its ingest address?"
+                f"the daemon at {address} greeted {sum(map(_greeted, clients))} of "
+                f"{len(clients)} clients: {_what_to_check(clients)}"
             )
         turn(0.1)
     start = time.perf_counter()
@@ -273,3 +285,14 @@ def run_load(clients: Sequence[LoadClient], *, seconds: float, address: str) -> 
             break
         turn(0.02)
     return time.perf_counter() - start
+
+
+def _greeted(client: LoadClient) -> bool:
+    return client.welcome is not None
+
+
+def _what_to_check(clients: Sequence[LoadClient]) -> str:
+    troubles = [trouble for client in clients if (trouble := client.trouble)]
+    if troubles:
+        return troubles[0]
+    return f"nothing came within {WELCOME_S:g} s: is it running, and is this its ingest address?"

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zmq
+from access_helpers import KeyFolder
 from ingest_harness import FakeSession, IngestHarness, running_ingest
 
 from streamer.cli import dispatch
@@ -118,7 +120,20 @@ def test_no_room_and_nobody_there_are_named(ingest: IngestHarness, what: Materia
     ):
         patch.setattr("streamer.load.WELCOME_S", 0.2)
         run_load([nobody], seconds=1.0, address="tcp://127.0.0.1:1")
-    nobody.socket.close(linger=0)
+    nobody.socket.setsockopt(zmq.LINGER, 0)
+    nobody.close()
+
+
+def test_a_key_that_may_not_send_is_told_and_let_go(tmp_path: Path, what: Material) -> None:
+    keys = KeyFolder(tmp_path / "keys")
+    watcher = keys.client("watcher", "watch")
+    run_dir = tmp_path / "r"
+    run_dir.mkdir()
+    with running_ingest(run_dir, keys=keys.folder) as ingest:
+        client = LoadClient(ingest.address, "s", what, fps=5.0, policy="live", keys=watcher)
+        with pytest.raises(ConnectionLostError, match="does not allow this key"):
+            run_load([client], seconds=1.0, address=ingest.address)
+        client.close()
 
 
 def test_processes_are_watched() -> None:
