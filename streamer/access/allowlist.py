@@ -37,6 +37,7 @@ class _Stamp:
     inode: int
     modified_ns: int
     size: int
+    mode: int
 
 
 @dataclass(slots=True)
@@ -55,8 +56,8 @@ class AllowList:
     _keys: dict[tuple[Right, Path], bytes | None] = field(default_factory=dict)
 
     def refresh(self) -> bool:
-        """Look at the folder again; whether anything changed. A file that is no key allows nobody
-        and is logged once; so does a folder that is gone."""
+        """Look at the folder again; whether a grant changed. A file that is no key, or that others
+        can write, allows nobody and is logged once; so does a folder that is gone."""
         found = dict(self._files())
         if found == self._seen:
             return False
@@ -65,7 +66,7 @@ class AllowList:
             if seen.get(place) == stamp:
                 keys[place] = self._keys[place]
             else:
-                keys[place] = _read_or_none(place[1])
+                keys[place] = _read_or_none(place[1], stamp.mode)
         self._seen, self._keys = found, keys
         before, self.grants = self.grants, self._granted()
         return before != self.grants
@@ -97,7 +98,7 @@ class AllowList:
                     stat = entry.stat()
                 except OSError:
                     continue
-                stamp = _Stamp(stat.st_ino, stat.st_mtime_ns, stat.st_size)
+                stamp = _Stamp(stat.st_ino, stat.st_mtime_ns, stat.st_size, stat.st_mode)
                 yield (right, Path(entry.path)), stamp
 
 
@@ -108,8 +109,12 @@ def make_allow_folder(folder: Path) -> None:
         make_private_folder(folder / right)
 
 
-def _read_or_none(path: Path) -> bytes | None:
+def _read_or_none(path: Path, mode: int) -> bytes | None:
     try:
+        if mode & 0o022:
+            raise KeyFileError(
+                f"{path}: others can write it, so they could allow themselves: chmod go-w {path}"
+            )
         return read_public(path)
     except KeyFileError as error:
         logger.warning("allowed key passed over: %s", error)

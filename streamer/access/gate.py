@@ -85,9 +85,11 @@ class Gate:
         """Whether, since this was asked last, a key lost the right to watch. Its subscriptions go
         on, for libzmq has no way to hang up on one peer: the updates socket has to be opened anew.
         """
-        lost = self._watchers_lost.is_set()
+        if not self._watchers_lost.is_set():
+            return False
+        # Whoever is lost from here on is told of anew; cleared unseen, he would go on watching.
         self._watchers_lost.clear()
-        return lost
+        return True
 
     def close(self) -> None:
         """End the thread. Sockets that are still bound let nobody in any more."""

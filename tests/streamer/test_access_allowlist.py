@@ -91,3 +91,17 @@ def test_a_file_that_is_no_key_is_logged_once(
     for _ in range(3):
         listed.refresh()
     assert caplog.text.count("robot.key") == 1
+
+
+def test_a_file_that_others_can_write_allows_nobody_until_they_cannot(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_allow_folder(tmp_path)
+    file, key = tmp_path / "watch" / "robot.key", new_keypair().public
+    write_public(file, key)
+    listed = AllowList(tmp_path)
+    for mode, granted in ((0o666, NONE), (0o644, {"watch"}), (0o664, NONE), (0o600, {"watch"})):
+        file.chmod(mode)
+        listed.refresh()
+        assert listed.rights(key) == granted
+    assert caplog.text.count(f"chmod go-w {file}") == 2
