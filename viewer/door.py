@@ -54,9 +54,7 @@ class Door:
             return None
         if self._knows_cookie(request):
             return None
-        target = urlsplit(request.path)
-        given = parse_qs(target.query).get("token", [""])
-        if _same(given[0], self._token):
+        if _same(_given(request.path), self._token):
             # Off to the address without the token, which would stay in the history and be copied.
             cookie = f"{self._cookie}={self._token}; HttpOnly; SameSite=Strict; Path=/"
             return _answer(http.HTTPStatus.SEE_OTHER, "", {"Location": "/", "Set-Cookie": cookie})
@@ -99,7 +97,14 @@ class Door:
 
 
 def _same(given: str, token: str) -> bool:
-    return hmac.compare_digest(given.encode(), token.encode())
+    # Bytes that are no ASCII come as surrogates.
+    return hmac.compare_digest(given.encode("utf-8", "surrogateescape"), token.encode())
+
+
+def _given(target: str) -> str:
+    with contextlib.suppress(ValueError):
+        return parse_qs(urlsplit(target).query).get("token", [""])[0]
+    return ""
 
 
 def _netloc(origin: str) -> str | None:

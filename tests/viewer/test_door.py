@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 from collections.abc import Iterator
 from http.client import HTTPConnection, HTTPResponse
 
@@ -96,6 +97,13 @@ def test_with_a_token_nothing_is_served_without_it(locked_port: int) -> None:
         assert answer.headers["Set-Cookie"] is None
     assert get(locked_port, Cookie="splatstream_0=x; =;;").status == 401
     assert socket_status(locked_port) == 401
+
+
+@pytest.mark.parametrize("target", [b"//[", b"/?token=\xff", b"/?token=%ff", b"/?token"])
+def test_a_mangled_request_is_refused_like_any_other(locked_port: int, target: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", locked_port), timeout=10) as connection:
+        connection.sendall(b"GET %s HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" % target)
+        assert connection.recv(4096).startswith(b"HTTP/1.1 401 ")
 
 
 def test_the_token_becomes_a_cookie_that_opens_page_and_socket(locked_port: int) -> None:
