@@ -48,6 +48,17 @@ def bind(socket: zmq.Socket[bytes], address: str, option: str) -> str:
     return str(socket.getsockopt_string(zmq.LAST_ENDPOINT))
 
 
+def notice_dead_peers(socket: zmq.Socket[bytes]) -> None:
+    """Have the system ask silent peers whether they are still there; before the socket is bound.
+
+    A robot whose network went away says no goodbye: its connection would be kept for ever.
+    """
+    socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
+    socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, 30)
+    socket.setsockopt(zmq.TCP_KEEPALIVE_INTVL, 10)
+    socket.setsockopt(zmq.TCP_KEEPALIVE_CNT, 6)
+
+
 class ControlLink:
     """One process's line to the supervisor. Not thread-safe."""
 

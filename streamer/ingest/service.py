@@ -11,7 +11,7 @@ import zmq
 from streamer.access.daemon import open_gate
 from streamer.access.gate import missing
 from streamer.config import ServeConfig
-from streamer.control import BATCHES, ControlLink, bind, ipc_address
+from streamer.control import BATCHES, ControlLink, bind, ipc_address, notice_dead_peers
 from streamer.ingest.backstage import Backstage
 from streamer.ingest.catchup import CatchUp
 from streamer.ingest.decoder import Decoder
@@ -50,6 +50,7 @@ class IngestService:
         # by libzmq before it is allocated.
         self._public.setsockopt(zmq.MAXMSGSIZE, 2 * MAX_PART_BYTES)
         self._public.setsockopt(zmq.LINGER, 200)
+        notice_dead_peers(self._public)
         if self._gate is not None:
             self._gate.guard(self._public, "ingest")
         self.address = bind(self._public, config.ingest, "--ingest")

@@ -12,7 +12,14 @@ import zmq
 
 from streamer.access.gate import Gate
 from streamer.config import PublisherConfig
-from streamer.control import PUBLISH, AddressInUse, ControlLink, bind, ipc_address
+from streamer.control import (
+    PUBLISH,
+    AddressInUse,
+    ControlLink,
+    bind,
+    ipc_address,
+    notice_dead_peers,
+)
 from streamer.metrics.instruments import PublisherInstruments
 from streamer.protocol import Buffer, ProtocolError, decode, encode
 from streamer.protocol.internal import SessionRefused, SessionStarted
@@ -75,7 +82,8 @@ class Publisher:
         self._requests = context.socket(zmq.ROUTER)
         self._requests.setsockopt(zmq.SNDHWM, config.answers_hwm)
         self._requests.setsockopt(zmq.MAXMSGSIZE, MAX_PART_BYTES)
-        self._prepare_public(self._requests)
+        self._requests.setsockopt(zmq.LINGER, 0)
+        notice_dead_peers(self._requests)
         if gate is not None:
             gate.guard(self._requests, "requests")
         self._sessions = context.socket(zmq.ROUTER)
@@ -140,17 +148,11 @@ class Publisher:
         updates = self._context.socket(zmq.XPUB)
         updates.setsockopt(zmq.SNDHWM, self._config.updates_hwm)
         updates.setsockopt(zmq.MAXMSGSIZE, MAX_SUBSCRIPTION_BYTES)
-        self._prepare_public(updates)
+        updates.setsockopt(zmq.LINGER, 0)
+        notice_dead_peers(updates)
         if self._gate is not None:
             self._gate.guard(updates, "updates")
         return updates
-
-    @staticmethod
-    def _prepare_public(socket: zmq.Socket[bytes]) -> None:
-        socket.setsockopt(zmq.LINGER, 0)
-        # A reader whose network went away must not be kept for hours.
-        socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
-        socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, 30)
 
     def _cut_off_the_revoked(self) -> None:
         """Open the updates anew where a subscriber lost its right: all come back who may, and
