@@ -59,6 +59,12 @@ def run(options: Options) -> int:
             f"--allow: {allowed / missing[0]} is not there: make the daemon's key first "
             f"(splatstream keygen {DAEMON}), or leave --allow out and copy {public.name} to it"
         )
+    for right in options.allow:
+        if (allowed / right / public.name).exists() and not options.force:
+            raise KeyFileError(
+                f"{allowed / right / public.name} is there already, another client's perhaps: take "
+                "another name, or --force to replace the key"
+            )
     pair = new_keypair()
     write_keypair(folder, options.name, pair, force=options.force)
     for right in options.allow:

@@ -20,6 +20,7 @@ from streamer.access.keys import (
     read_public,
     read_secret,
     write_keypair,
+    write_public,
 )
 from streamer.access.token import page_token
 from streamer.cli import dispatch
@@ -129,6 +130,16 @@ def test_keygen_says_what_to_copy_where(tmp_path: Path, capsys: pytest.CaptureFi
         assert allowed == read_public(folder / "robot.key")
         assert mode(folder / "allowed" / right) == 0o700
     assert not (folder / "allowed" / "control" / "robot.key").exists()
+    # Of that name, copied here from another machine.
+    scout, other = folder / "allowed" / "watch" / "scout.key", new_keypair().public
+    write_public(scout, other)
+    scouts = ["keygen", "scout", "--dir", str(folder), "--allow", "watch"]
+    assert dispatch(scouts) == 2
+    assert "scout.key is there already, another client's" in capsys.readouterr().err
+    assert read_public(scout) == other and not (folder / "scout.key").exists()
+    assert dispatch([*scouts, "--force"]) == 0
+    assert read_public(scout) == read_public(folder / "scout.key")
+    capsys.readouterr()
     assert dispatch(["keygen", "phone", "--dir", str(tmp_path / "phone")]) == 0
     assert "copy it into the daemon's allowed/ingest/" in capsys.readouterr().out
 
