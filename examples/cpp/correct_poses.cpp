@@ -12,6 +12,7 @@ int correct(const std::string& address, const std::string& session, const std::s
         if (!std::cin) throw std::runtime_error("a line is: seq and 16 numbers");
         poses.poses.emplace_back(seq, pose);
     }
+    if (!std::cin.eof()) throw std::runtime_error("a line is: seq and 16 numbers");
     Connection daemon(address);
     daemon.say("HELLO", Hello{{1, 0}, session, "cpp-slam", "poses", "opencv", {}});
     daemon.hear();

@@ -100,6 +100,9 @@ def test_frames_are_sent_and_a_correction_moves_the_map(
 
         wait_for(moved, "the corrected key frames")
 
+    for given in (f"# seq, then a pose\n{lines[0]}", f"{lines[0]}\n{lines[1][:20]}"):
+        torn = run([*correct[:-1], "8"], given)
+        assert torn.returncode == 2 and "a line is: seq and 16 numbers" in torn.stderr
     again = run(correct, lines[0])
     assert again.returncode == 2
     assert "bad_revision" in again.stderr
