@@ -40,12 +40,11 @@ echo "healthy"
 
 inside splatstream push examples/office --to "$(at 0)" --session smoke --rate 0 --frames 0:24
 for _ in $(seq 120); do
-    inside "${status[@]}" --session smoke --json | tr -d ' \n' >/tmp/smoke.$$ || fail "unhealthy"
-    grep -q '"frames_done":24,' /tmp/smoke.$$ && done_=1 && break
+    look=$(inside "${status[@]}" --session smoke --json | tr -d ' \n') || fail "unhealthy: $look"
+    [[ $look = *'"frames_done":24,'* ]] && done_=1 && break
     sleep 1
 done
-splats=$(sed -E 's/.*"splats":([0-9]+).*/\1/' /tmp/smoke.$$)
-rm -f /tmp/smoke.$$
+splats=$(sed -E 's/.*"splats":([0-9]+).*/\1/' <<<"$look")
 [ "${done_:-}" ] || fail "24 frames were not finished in two minutes"
 [ "$splats" -gt 0 ] || fail "the map is empty"
 echo "24 frames, $splats splats"
