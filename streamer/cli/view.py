@@ -5,6 +5,7 @@ The address is the daemon's updates or requests address; the other one is found 
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ class Options(KeyOptions):
 def run(options: Options) -> int:
     """Serves the page until Ctrl-C."""
     from streamer.addresses import find_daemon
+    from streamer.child_process import child_environment
     from streamer.preflight import check_page_host, claim_port
 
     token = options.token_file
@@ -49,16 +51,20 @@ def run(options: Options) -> int:
     port = claim_port(options.host, options.port, "--port")
     print(f"http://{options.host}:{port} shows the daemon at {found.updates}", flush=True)
     # The page is a package that stands on this one, so it is started, never imported.
-    command = [sys.executable, "-m", "viewer", "--updates", found.updates]
+    command = [sys.executable, "-m", "streamer.child", "viewer", "--updates", found.updates]
     command += ["--requests", found.requests, "--host", options.host, "--port", str(port)]
     if token is not None:
         command += ["--token-file", str(token)]
         print(f"open it with ?token= and the content of {token}", flush=True)
     if options.key is not None:
         command += ["--key", str(options.key), "--server-key", str(options.server_key)]
-    process = subprocess.Popen(command)
+    process = subprocess.Popen(command, env=child_environment())
     try:
         return process.wait()
     except KeyboardInterrupt:
-        process.wait(10)
+        # The terminal told the page too.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(10)
         return 0
+    finally:
+        process.kill()
