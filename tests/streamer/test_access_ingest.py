@@ -107,15 +107,15 @@ def test_the_system_asks_silent_senders_whether_they_are_still_there(
     ingest: IngestHarness, robot: ClientKeys
 ) -> None:
     port = int(ingest.address.rpartition(":")[2])
-    with sender(ingest, robot):
-        rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+
+    def timers() -> list[str]:
         # Columns of proc_net_tcp: local address, state (01: established), timer (02: keepalive).
-        timers = [
-            row[5].partition(":")[0]
-            for row in rows
-            if row[1].endswith(f":{port:04X}") and row[3] == "01"
-        ]
-    assert timers == ["02"]
+        rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+        ours = [row for row in rows if row[1].endswith(f":{port:04X}") and row[3] == "01"]
+        return [row[5].partition(":")[0] for row in ours]
+
+    with sender(ingest, robot):
+        wait_for(lambda: timers() == ["02"], "the connection to have nothing else to wait for")
 
 
 def raise_descriptor_limit(wanted: int) -> None:
