@@ -207,8 +207,7 @@ class Subscriber:
                 break
             self._last_heard = time.monotonic()
             self._take(frames, changes)
-        if not self.connected:
-            self._look_for_trouble()
+        self._look_for_trouble()
         if self.session is not None and not self.synced:
             self._repair(self.session, changes)
         return changes
