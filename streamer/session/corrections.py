@@ -21,6 +21,18 @@ from numpy.typing import NDArray
 Float64 = NDArray[np.float64]
 
 
+class StaleRevision(ValueError):
+    """A pose correction whose revision is not above the last one's."""
+
+
+@dataclass(frozen=True, slots=True)
+class PosesOutcome:
+    """How many chunks a correction moved, and the seqs or stamps that were never seen."""
+
+    moved: int
+    unknown: list[int]
+
+
 @dataclass(slots=True)
 class TrackedPose:
     """A frame's pose in the map: a similarity, (4, 4) float64, scale 1 unless corrected."""
@@ -142,6 +154,52 @@ class Trajectory:
     def last_seq_until(self, stamp_ns: int) -> int:
         """The highest seq whose stamp is not after this; -1 if there is none."""
         return max((f.seq for f in self._frames.values() if f.stamp_ns <= stamp_ns), default=-1)
+
+    def revise(
+        self,
+        revision: int,
+        entries: Mapping[int, Float64],
+        *,
+        by: str,
+        upto: int,
+        coming: Mapping[int, int],
+    ) -> tuple[dict[int, Float64], list[int]]:
+        """Apply a correction as it was sent.
+
+        Args:
+            revision: above that of every correction before.
+            entries: seq or stamp → (4, 4) camera to world, a uniform scale allowed.
+            by: "seq" or "stamp".
+            upto: the last seq that came in the old frame of reference.
+            coming: key → seq of named frames that are still to be added.
+
+        Returns:
+            seq → new similarity of every frame that moved; the keys that nobody knows.
+
+        Raises:
+            StaleRevision: nothing was changed.
+        """
+        if revision <= self.revision:
+            raise StaleRevision(
+                f"revision {revision} is not above {self.revision}, the last one applied: send "
+                "corrections with growing revisions"
+            )
+        self.revision = revision
+        if by == "stamp":
+            seqs = self.seqs_by_stamp(entries)
+        else:
+            seqs = {seq: seq for seq in entries if seq in self}
+        later = {name: seq for name, seq in coming.items() if name not in seqs}
+        unknown = [name for name in entries if name not in seqs and name not in later]
+        before = self.poses()
+        corrected = self.correct(
+            {seq: np.asarray(entries[name], np.float64) for name, seq in seqs.items()},
+            upto,
+            {seq: np.asarray(entries[name], np.float64) for name, seq in later.items()},
+        )
+        # A confirmed pose is no motion; to compute one would only add rounding.
+        moved = {s: pose for s, pose in corrected.items() if not np.array_equal(pose, before[s])}
+        return moved, unknown
 
     def correct(
         self,

@@ -11,7 +11,6 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -28,7 +27,7 @@ from streamer.session.batching import (
     thumbnail,
     view_batch,
 )
-from streamer.session.corrections import Trajectory, rigid, scale_of
+from streamer.session.corrections import PosesOutcome, Trajectory, rigid, scale_of
 from streamer.session.keyframe_table import KeyframeTable
 from streamer.session.keyframes import KeyframeSelector
 from streamer.session.outbox import Keyframe, Outbox, SessionStatus
@@ -40,18 +39,6 @@ Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 
 _SAME_SCALE = 1e-6
-
-
-@dataclass(frozen=True, slots=True)
-class PosesOutcome:
-    """How many chunks a correction moved, and the seqs or stamps that were never seen."""
-
-    moved: int
-    unknown: list[int]
-
-
-class StaleRevision(ValueError):
-    """A pose correction whose revision is not above the last one's."""
 
 
 class Engine:
@@ -342,31 +329,12 @@ class Engine:
         Raises:
             StaleRevision: nothing was changed.
         """
-        if revision <= self.trajectory.revision:
-            raise StaleRevision(
-                f"revision {revision} is not above {self.trajectory.revision}, the last one "
-                "applied: send corrections with growing revisions"
-            )
-        seqs = (
-            self.trajectory.seqs_by_stamp(entries)
-            if by == "stamp"
-            else {seq: seq for seq in entries if seq in self.trajectory}
-        )
-        later = {name: seq for name, seq in (coming or {}).items() if name not in seqs}
-        unknown = [name for name in entries if name not in seqs and name not in later]
-        poses = {seq: np.asarray(entries[name], np.float64) for name, seq in seqs.items()}
-        self.trajectory.revision = revision
-        newest = len(self.trajectory) and max(self.refiner.views, default=0)
+        if upto is None:
+            upto = len(self.trajectory) and max(self.refiner.views, default=0)
         before = self.trajectory.poses()
-        corrected = self.trajectory.correct(
-            poses,
-            newest if upto is None else upto,
-            {seq: np.asarray(entries[name], np.float64) for name, seq in later.items()},
+        moved, unknown = self.trajectory.revise(
+            revision, entries, by=by, upto=upto, coming=coming or {}
         )
-        # A confirmed pose is no motion; to compute one would only add rounding.
-        moved = {
-            seq: pose for seq, pose in corrected.items() if not np.array_equal(pose, before[seq])
-        }
         self._move(moved, before)
         chunks = [seq for seq in moved if seq in self._chunk_of_seq]
         if chunks:

@@ -37,7 +37,8 @@ from streamer.protocol.internal import (
 )
 from streamer.protocol.links import Control, ControlDone
 from streamer.protocol.wire import Buffer, Message, decode, encode
-from streamer.session.engine import Engine, StaleRevision
+from streamer.session.corrections import StaleRevision
+from streamer.session.engine import Engine
 from streamer.session.folder import SessionFolderError, begin_life, end_life, session_folder
 from streamer.session.socket_outbox import SocketOutbox, dealer, publish_socket
 from streamer.session.storage import save_state

@@ -20,8 +20,8 @@ from engine_helpers import (
 
 from gs_decoder import ChunkUpdate, MoveUpdate, psnr
 from streamer.frames import Frame
-from streamer.session.corrections import rigid
-from streamer.session.engine import Engine, StaleRevision
+from streamer.session.corrections import StaleRevision, rigid
+from streamer.session.engine import Engine
 from streamer.session.settings import EngineConfig
 from ttt_core.streaming import StreamingConfig, StreamingModel
 
