@@ -137,7 +137,7 @@ def _opencv() -> Finding:
 
 
 def _weights() -> Finding:
-    remedy = "reinstall splatstream; without --weights packaged nothing needs it"
+    remedy = "reinstall splatstream; until then serve and run need --weights none"
 
     def check() -> str:
         from ttt_core.compact_checkpoint import load_compact
@@ -147,20 +147,10 @@ def _weights() -> Finding:
         about = load_compact(PACKAGED)[2]
         record = about["training"]
         return (
-            f"--weights packaged is {PACKAGED.name}, {about['licence']}: {record['step']} steps "
+            f"{PACKAGED.name}, {about['licence']}: {record['step']} steps "
             f"on {record['samples']} streams in {record['seconds']:.0f} s, on {record['hardware']}"
         )
 
-    try:
-        from ttt_core.default_model import PACKAGED
-    except ImportError:
-        return Finding("weights", "off", "ttt_core does not import")
-    if not PACKAGED.exists():
-        return Finding(
-            "weights",
-            "off",
-            "no checkpoint is packaged: the map comes from the matching prior alone",
-        )
     return _try("weights", check, remedy)
 
 

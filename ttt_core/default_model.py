@@ -1,4 +1,4 @@
-"""Which model the daemon runs: the bare prior, the packaged checkpoint, or a given one."""
+"""Which model the daemon runs: the packaged checkpoint, a given one, or the bare prior."""
 
 from __future__ import annotations
 
@@ -34,18 +34,17 @@ def default_model(
     """The model that `serve` and `run` use.
 
     Args:
-        weights: a checkpoint of `splatstream train`, or a released one of tttLRM; "packaged": the
-            one that is shipped; "none" or None: the bare prior, because the packaged checkpoint is
-            better in rooms and worse elsewhere (README).
+        weights: a checkpoint of `splatstream train`, or a released one of tttLRM; "packaged" or
+            None: the one that is shipped; "none": the bare prior.
 
     Raises:
         CheckpointError: `weights` cannot be read, or cannot predict splats.
     """
     path: Path | None
-    if weights is None or str(weights) == NO_WEIGHTS:
-        path = None
-    elif str(weights) == PACKAGED_WEIGHTS:
+    if weights is None or str(weights) == PACKAGED_WEIGHTS:
         path = PACKAGED
+    elif str(weights) == NO_WEIGHTS:
+        path = None
     else:
         path = Path(weights)
         if recognise(path) is not CheckpointKind.COMPACT:

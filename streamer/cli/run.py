@@ -52,8 +52,8 @@ class Options:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """What to compute on."""
     weights: Path | None = None
-    """A checkpoint to predict with: "packaged" (better in rooms, worse elsewhere), a file of
-    `splatstream train`, or a released one of tttLRM. Without it: matching alone, also "none"."""
+    """A checkpoint to predict with: a file of `splatstream train`, or a released one of tttLRM.
+    Without it the packaged one; "none": matching alone."""
     viewer: bool = False
     """Show the growing map on a live page."""
 

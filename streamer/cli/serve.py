@@ -46,8 +46,8 @@ class Options:
     long_side: int | None = None
     """Frames are scaled to this long side, pixels."""
     weights: Path | None = None
-    """A checkpoint to predict with: "packaged" (better in rooms, worse elsewhere), a file of
-    `splatstream train`, or a released one of tttLRM. Without it: matching alone, also "none"."""
+    """A checkpoint to predict with: a file of `splatstream train`, or a released one of tttLRM.
+    Without it the packaged one; "none": matching alone."""
     keys: Path | None = None
     """The daemon's folder of keys (splatstream keygen daemon): only clients with an allowed key
     may connect."""

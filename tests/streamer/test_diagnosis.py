@@ -34,11 +34,11 @@ def write(path: Path, network: NetworkConfig, stated: NetworkConfig) -> None:
     )
 
 
-def test_without_a_checkpoint_weights_are_off(checkpoint: Path) -> None:
+def test_a_missing_checkpoint_is_broken(checkpoint: Path) -> None:
     assert not checkpoint.exists()
     finding = diagnosis._weights()
-    assert finding.state == "off"
-    assert "matching prior" in finding.detail
+    assert finding.state == "broken"
+    assert "--weights none" in finding.detail
 
 
 def test_a_checkpoint_is_told_with_its_licence_and_training(checkpoint: Path) -> None:
@@ -46,7 +46,7 @@ def test_a_checkpoint_is_told_with_its_licence_and_training(checkpoint: Path) ->
     finding = diagnosis._weights()
     assert finding.state == "ok"
     assert finding.detail == (
-        "--weights packaged is compact.safetensors, Apache-2.0: 1200 steps on 4800 streams in "
+        "compact.safetensors, Apache-2.0: 1200 steps on 4800 streams in "
         "3600 s, on two cores"
     )
 

@@ -351,7 +351,7 @@ def test_real_frames_of_a_room(capture_dir) -> None:
 
 def test_the_packaged_checkpoint_loads_and_corrects() -> None:
     """It is small, says its licence, and its output is not the prior's."""
-    bare, packaged = default_model(), default_model("packaged")
+    bare, packaged = default_model("none"), default_model()
     assert not bare.trained and packaged.trained
     assert PACKAGED.stat().st_size < 20e6
     assert load_compact(PACKAGED)[2]["licence"] == "Apache-2.0"
