@@ -70,9 +70,25 @@ class SplatMap(MapMirror):
         self._drained: dict[int, Have] = {}
         self._pending_reset: ResetUpdate | None = None
 
-    def go_on_from(self, revision: int) -> None:
-        """Revisions given later lie above this one: those of a map that was lost reached it."""
+    @property
+    def next_id(self) -> int:
+        """What the next new chunk will be called."""
+        return self._next_id
+
+    def go_on_from(self, revision: int, first_id: int = 0) -> None:
+        """Revisions given later lie above this one, and ids not below: those of a map that was
+        lost reached them."""
         self._clock = max(self._clock, revision)
+        self._next_id = max(self._next_id, first_id)
+
+    def restore(self, chunks: Iterable[Chunk], first_id: int) -> None:
+        """Take over a lost map's chunks, each at a new revision: whoever holds a later state of
+        the lost one is told of all of them, by a snapshot."""
+        for chunk in chunks:
+            revision = self._clock + 1
+            self.apply(ChunkUpdate(replace(chunk, revision=revision, content=revision)))
+        self.go_on_from(self._clock, first_id)
+        self.drain_updates()
 
     def apply(self, update: Update) -> set[int]:
         """Join somebody else's update; ids and revisions given later lie above its own."""

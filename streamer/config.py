@@ -143,6 +143,9 @@ class SessionConfig:
     """At most so many splats in the map."""
     refine: bool = True
     """Optimise the map against its key frames in the time between batches."""
+    save_every: int = 60
+    """Batches between two saved states, from which a session goes on after a crash; one is also
+    saved when the map has settled. 0: only when the session ends, or is asked to (SAVE)."""
     background: Literal["auto", "black", "white"] = "auto"
     """What lies behind the map; auto reads it off the images."""
     weights: Path | None = None
@@ -156,6 +159,7 @@ class SessionConfig:
         _require(
             1 <= self.batch_size <= 64, "session.batch_size", self.batch_size, "is not in 1..64"
         )
+        _require(self.save_every >= 0, "session.save_every", self.save_every, "is negative")
         _require(
             self.chunk_budget > 0, "session.chunk_budget", self.chunk_budget, "must be positive"
         )

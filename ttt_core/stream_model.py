@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol, TypeVar
+from pathlib import Path
+from typing import Any, Protocol, Self, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ttt_core.errors import StateMismatchError
+from ttt_core.state import read_state_tensors
 from ttt_core.views import Prediction, ViewBatch
 
 State = TypeVar("State", bound="CarriedState")
@@ -25,6 +28,20 @@ class CarriedState(Protocol):
 
     def to_tensors(self) -> dict[str, Tensor]:
         """A flat `name -> tensor` form (not copied) that a file can hold."""
+        ...
+
+
+@runtime_checkable
+class LoadableState(CarriedState, Protocol):
+    """A carried state that comes back from its tensors."""
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Self:
+        """The inverse of `to_tensors`.
+
+        Raises:
+            StateMismatchError: names are unknown or missing.
+        """
         ...
 
 
@@ -68,3 +85,26 @@ class StreamModel(Protocol[State]):
     def warm_up(self, height: int, width: int) -> None:
         """Compile and allocate for images of this size, so that the first batch is not late."""
         ...
+
+
+def load_carried_state(model: StreamModel[Any], path: str | Path) -> Any:
+    """The state of a model from the file that holds its `to_tensors`, on the model's device.
+
+    Raises:
+        StateMismatchError: the file is damaged, of another kind of model, or this kind has no
+            states that can be loaded.
+    """
+    initial = model.initial_state()
+    if not isinstance(initial, LoadableState):
+        raise StateMismatchError(
+            f"{path}: the states of a {type(model).__name__} cannot be loaded: begin anew"
+        )
+    tensors = read_state_tensors(path, model.device)
+    for name, tensor in initial.to_tensors().items():
+        there = tensors[name].shape if name in tensors else None
+        if tensor.numel() and there != tensor.shape:
+            raise StateMismatchError(
+                f"{path}: {name} is {there}, this model's is {tensor.shape}: it was saved with "
+                "other weights; begin anew, or use those"
+            )
+    return initial.from_tensors(tensors)

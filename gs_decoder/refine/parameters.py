@@ -9,6 +9,7 @@ moments, which pointed along the old axes.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -97,6 +98,20 @@ class SplatParameters:
         self.chunk[first:last] = chunk
         self.count = last
         self.activate(first, last)
+
+    def load(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Hold these splats in the place of all others.
+
+        Args:
+            arrays: `rows`, `moment1`, `moment2`, `steps` and `chunk` as above, of one length.
+        """
+        count = len(arrays["rows"])
+        self.count = 0
+        self._reserve(count)
+        for name, array in arrays.items():
+            getattr(self, name)[:count] = array
+        self.count = count
+        self.activate()
 
     def select(self, keep: NDArray[np.bool_]) -> None:
         """Keep only the splats marked in `keep` (count,); order is preserved."""

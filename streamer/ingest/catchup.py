@@ -7,18 +7,13 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from streamer.frames import Frame
-from streamer.ingest.cameras import camera_model
-from streamer.ingest.decoder import Job, prepare
-from streamer.ingest.poses import frame_pose
+from streamer.ingest.recorded import correction, decode_recorded
 from streamer.journal import (
     BatchSent,
     Corrected,
@@ -119,41 +114,6 @@ def _entries(section: Section, *, parts: bool) -> Iterator[Recorded]:
         from_seq=section.next_seq,
         durable_end=section.durable_end,
         parts=parts,
-    )
-
-
-def decode_recorded(recorded: Recorded, long_side: int) -> Frame:
-    """The frame of a recorded FRAME, exactly as it was made of it the first time.
-
-    Raises:
-        ProtocolError: it cannot be decoded (it could when it was accepted).
-    """
-    entry = recorded.entry
-    assert isinstance(entry, FrameEntry)
-    camera = camera_model(entry.camera)
-    job = Job(
-        session="",
-        generation=0,
-        header=entry.header,
-        parts=recorded.parts,
-        camera=camera,
-        convention=entry.convention,
-        c2w=np.asarray(frame_pose(entry.header.pose, entry.convention, camera)),
-        received_ns=time.monotonic_ns(),
-    )
-    return prepare(job, long_side)
-
-
-def correction(entry: Corrected) -> PosesForward:
-    """A recorded correction as the session takes it."""
-    return PosesForward(
-        revision=entry.revision,
-        client=entry.client,
-        entries=entry.entries,
-        by=entry.by,
-        upto=entry.upto,
-        received_upto=entry.received_upto,
-        waiting=entry.waiting,
     )
 
 

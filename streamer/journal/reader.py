@@ -24,7 +24,8 @@ def read_journal(
     Args:
         folder: the session's.
         epoch: None is the newest.
-        from_seq: begin in the file that holds this frame.
+        from_seq: begin early enough for this frame, and for all that was decided after the frame
+            before it.
         durable_end: of a journal under way, `Journal.durable_end`.
         parts: whether frames come with their pictures; without, checksums are not looked at.
 
@@ -53,7 +54,8 @@ def read_file(path: Path) -> Iterator[Recorded]:
 
 def _from(found: list[Segment], from_seq: int) -> list[Segment]:
     for place in range(len(found) - 1, 0, -1):
-        if _first(found[place].path) <= from_seq:
+        # A file that begins with this very frame may follow a correction that came before it.
+        if _first(found[place].path) < from_seq:
             return found[place:]
     return found
 

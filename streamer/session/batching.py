@@ -1,4 +1,4 @@
-"""Frames as the streaming model takes them, and what is made of one frame."""
+"""Frames as the model and the refiner take them, and what is made of one frame."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gs_decoder.refine import RefineView
 from streamer.frames import Frame
 from ttt_core import Prediction, ViewBatch
 
@@ -29,6 +30,22 @@ def in_map_units(frame: Frame, scale: float) -> Frame:
     known = (frame.depth > 0.0) & (frame.depth < _FARTHEST)
     depth = np.where(known, frame.depth, 0.0).astype(np.float32) * np.float32(scale)
     return dataclasses.replace(frame, depth=depth)
+
+
+def refine_view(frame: Frame, pose: Float64) -> RefineView:
+    """A frame to refine against.
+
+    Args:
+        pose: (4, 4) rigid camera to world.
+    """
+    return RefineView(
+        key=frame.seq,
+        image=frame.image,
+        K=frame.K,
+        c2w=pose,
+        valid=frame.valid,
+        depth=frame.depth,
+    )
 
 
 def view_batch(

@@ -14,6 +14,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,6 +54,15 @@ class _Pending:
     of_stamp: dict[int, Float64]
     named: dict[int, Float64]
 
+    def figures(self) -> dict[str, Any]:
+        """Fit for JSON; `_pending` is the opposite."""
+        return {
+            "upto": self.upto,
+            "motion": self.motion.tolist(),
+            "of_stamp": [[key, motion.tolist()] for key, motion in self.of_stamp.items()],
+            "named": [[key, pose.tolist()] for key, pose in self.named.items()],
+        }
+
     def follow(self, seq: int, stamp_ns: int, pose: Float64) -> Float64:
         if seq > self.upto:
             return pose
@@ -60,6 +70,22 @@ class _Pending:
             self.motion = self.of_stamp[stamp_ns] = self.named[seq] @ np.linalg.inv(pose)
             return self.named[seq]
         return self.of_stamp.get(stamp_ns, self.motion) @ pose
+
+
+@dataclass(frozen=True, slots=True)
+class TrajectoryState:
+    """A copy of a trajectory of N frames, in the order they came.
+
+    Attributes:
+        seqs, stamps: (N,) int64. poses: (N, 4, 4) float64.
+        pending: corrections that frames still to come follow, fit for JSON.
+    """
+
+    revision: int
+    seqs: NDArray[np.int64]
+    stamps: NDArray[np.int64]
+    poses: Float64
+    pending: list[dict[str, Any]]
 
 
 def scale_of(similarity: Float64) -> float:
@@ -108,6 +134,18 @@ def _rotation_power(rotation: Float64, power: float) -> Float64:
     return np.eye(3) + np.sin(turn) * cross + (1.0 - np.cos(turn)) * cross @ cross
 
 
+def _pending(figures: Mapping[str, Any]) -> _Pending:
+    def matrices(entries: list[Any]) -> dict[int, Float64]:
+        return {int(key): np.array(matrix, np.float64) for key, matrix in entries}
+
+    return _Pending(
+        upto=int(figures["upto"]),
+        motion=np.array(figures["motion"], np.float64),
+        of_stamp=matrices(figures["of_stamp"]),
+        named=matrices(figures["named"]),
+    )
+
+
 class Trajectory:
     """Every frame's pose, the corrections so far, and what they mean for frames still to come."""
 
@@ -146,6 +184,27 @@ class Trajectory:
         self._seqs.append(seq)
         self._seq_of_stamp.setdefault(stamp_ns, seq)
         return pose
+
+    def state(self) -> TrajectoryState:
+        """A copy of all of it."""
+        frames = [self._frames[seq] for seq in self._seqs]
+        return TrajectoryState(
+            revision=self.revision,
+            seqs=np.array(self._seqs, np.int64),
+            stamps=np.array([frame.stamp_ns for frame in frames], np.int64),
+            poses=np.array([frame.pose for frame in frames], np.float64).reshape(-1, 4, 4),
+            pending=[correction.figures() for correction in self._pending],
+        )
+
+    @classmethod
+    def restored(cls, state: TrajectoryState) -> Trajectory:
+        """The opposite of `state`."""
+        trajectory = cls()
+        for seq, stamp_ns, pose in zip(state.seqs.tolist(), state.stamps.tolist(), state.poses):
+            trajectory.add(seq, stamp_ns, np.array(pose))
+        trajectory.revision = state.revision
+        trajectory._pending = [_pending(figures) for figures in state.pending]
+        return trajectory
 
     def seqs_by_stamp(self, stamps: Iterable[int]) -> dict[int, int]:
         """stamp → the first seq with it, of those stamps that are known."""

@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 
 from gs_decoder import ChunkMeta, MapConfig, SplatMap, Splats, estimate_background
 from gs_decoder.fusion import fuse_view
-from gs_decoder.refine import Refiner, RefineView
+from gs_decoder.refine import Refiner
 from streamer.frames import Frame
 from streamer.session.batching import (
     in_map_units,
     on_cpu,
+    refine_view,
     splat_residuals,
     thumbnail,
     view_batch,
@@ -68,9 +69,9 @@ class Engine:
         self.trajectory = Trajectory()
         self.selector = KeyframeSelector(self.config.keyframes)
         self.keyframes = KeyframeTable()
-        self._chunk_of_seq: dict[int, int] = {}
-        self._scene_depth: float | None = None
-        self._quiet_since_step = 0
+        self.chunk_of_seq: dict[int, int] = {}
+        self.scene_depth: float | None = None
+        self.quiet_since_step = 0
         self._published_at = self._collected_at = -math.inf
         self._moved_cameras: dict[int, Float64] = {}
         self._batch_ms = 0.0
@@ -117,7 +118,7 @@ class Engine:
         for frame in frames:
             if frame.seq not in self.refiner.views:
                 self._add_view(frame, poses[frame.seq])
-        self._quiet_since_step = self.refiner.steps
+        self.quiet_since_step = self.refiner.steps
         self.frames_done += len(frames)
         with self._timed("publish"):
             self._publish_what_is_due()
@@ -146,7 +147,7 @@ class Engine:
             pose = poses[frame.seq]
             map_depth = self._map_depth(frame, pose)
             filled = map_depth > 0.0
-            depth = float(np.median(map_depth[filled])) if filled.any() else self._scene_depth
+            depth = float(np.median(map_depth[filled])) if filled.any() else self.scene_depth
             # Until something is known of the scene every frame is worth a look.
             if depth is None or self.selector.is_keyframe(pose, depth, 1.0 - float(filled.mean())):
                 chosen.append((frame, map_depth))
@@ -185,7 +186,7 @@ class Engine:
         confidence = prediction.confidence[place].numpy()
         color = prediction.color[place].permute(1, 2, 0).contiguous().numpy()
         confident = confidence > self.config.fusion.confidence
-        self._scene_depth = float(np.median(depth[confident] if confident.any() else depth))
+        self.scene_depth = float(np.median(depth[confident] if confident.any() else depth))
         rendered = self.refiner.render(pose, frame.K, width, height)
         splats = fuse_view(
             color,
@@ -210,7 +211,7 @@ class Engine:
         chunk = None
         if splats.count:
             chunk = self.map.add(meta, splats)
-            self._chunk_of_seq[frame.seq] = chunk
+            self.chunk_of_seq[frame.seq] = chunk
             self.refiner.add_splats(chunk, splats.transform(self._local(pose)))
         self._add_view(frame, pose)
         keyframe = Keyframe(
@@ -231,20 +232,11 @@ class Engine:
         return local
 
     def _add_view(self, frame: Frame, pose: Float64) -> None:
-        self.refiner.add_view(
-            RefineView(
-                key=frame.seq,
-                image=frame.image,
-                K=frame.K,
-                c2w=pose,
-                valid=frame.valid,
-                depth=frame.depth,
-            )
-        )
+        self.refiner.add_view(refine_view(frame, pose))
 
     def _make_room(self, count: int) -> None:
         """Before `count` splats come, the least of the old ones leave if the map would overflow."""
-        newest = list(self._chunk_of_seq.values())[-self.map.config.protect_newest :]
+        newest = list(self.chunk_of_seq.values())[-self.map.config.protect_newest :]
         budget = self.config.map_budget
         if self.refiner.make_room(count, budget, self.map.config.reserve, protected=newest):
             # The map must have the room too, or it would make its own, from other splats.
@@ -255,7 +247,7 @@ class Engine:
     @property
     def wants_refinement(self) -> bool:
         """Whether another step is of use: false on an empty map, and once it has settled."""
-        settled = self.refiner.steps - self._quiet_since_step >= self.config.idle_steps
+        settled = self.refiner.steps - self.quiet_since_step >= self.config.idle_steps
         if self.paused or not self.config.refine_enabled:
             return False
         return self.refiner.parameters.count > 0 and not settled
@@ -303,7 +295,7 @@ class Engine:
         if gone:
             self.map.drop(gone)
             self.keyframes.forget_chunks(gone)
-            self._chunk_of_seq = {s: c for s, c in self._chunk_of_seq.items() if c not in gone}
+            self.chunk_of_seq = {s: c for s, c in self.chunk_of_seq.items() if c not in gone}
 
     # Corrections -----------------------------------------------------------------------------
 
@@ -336,17 +328,17 @@ class Engine:
             revision, entries, by=by, upto=upto, coming=coming or {}
         )
         self._move(moved, before)
-        chunks = [seq for seq in moved if seq in self._chunk_of_seq]
+        chunks = [seq for seq in moved if seq in self.chunk_of_seq]
         if chunks:
-            self._quiet_since_step = self.refiner.steps
+            self.quiet_since_step = self.refiner.steps
         self._publish_what_is_due()
         return PosesOutcome(len(chunks), unknown)
 
     def _move(self, moved: Mapping[int, Float64], before: Mapping[int, Float64]) -> None:
         motions = {
-            self._chunk_of_seq[seq]: pose @ np.linalg.inv(before[seq])
+            self.chunk_of_seq[seq]: pose @ np.linalg.inv(before[seq])
             for seq, pose in moved.items()
-            if seq in self._chunk_of_seq
+            if seq in self.chunk_of_seq
         }
         chunks = self.map.chunks
         self.map.move({c: motion @ chunks[c].T_world_chunk for c, motion in motions.items()})

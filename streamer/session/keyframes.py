@@ -70,3 +70,11 @@ class KeyframeSelector:
             if seq in poses:
                 self._centres[place] = poses[seq][:3, 3]
                 self._axes[place] = poses[seq][:3, 2] / np.linalg.norm(poses[seq][:3, 2])
+
+    def places(self) -> tuple[list[int], Float64, Float64]:
+        """A copy of what is remembered: seqs, centres (N, 3), viewing axes (N, 3)."""
+        return list(self._seqs), self._centres.copy(), self._axes.copy()
+
+    def remember(self, seqs: list[int], centres: Float64, axes: Float64) -> None:
+        """What `places` gave, in the place of what was remembered."""
+        self._seqs, self._centres, self._axes = list(seqs), centres.copy(), axes.copy()

@@ -39,9 +39,13 @@ from streamer.protocol.links import Control, ControlDone
 from streamer.protocol.wire import Buffer, Message, decode, encode
 from streamer.session.corrections import StaleRevision
 from streamer.session.engine import Engine
+from streamer.session.engine_state import engine_state
 from streamer.session.folder import SessionFolderError, begin_life, end_life, session_folder
+from streamer.session.resume import resume
 from streamer.session.socket_outbox import SocketOutbox, dealer, publish_socket
-from streamer.session.storage import save_state
+from streamer.session.state_files import Cursor
+from streamer.session.state_writer import StateWriter
+from ttt_core.default_model import PACKAGED_WEIGHTS
 
 log = logging.getLogger(__name__)
 Float64 = NDArray[np.float64]
@@ -72,7 +76,22 @@ class SessionProcess:
         engine.outbox = self._outbox
         self._parent = os.getppid()
         self._counts = Counts()
+        # What a journal does not continue would leave gaps behind it.
+        self._saves_itself = config.journal.enabled
+        self._save_every = config.session.save_every
+        self._settings: dict[str, str | int] = {
+            "long_side": config.session.long_side,
+            "weights": str(config.session.weights or PACKAGED_WEIGHTS),
+            "model": engine.model.describe(),
+        }
+        self._writer = StateWriter(self.folder)
+        self._unsaved = 0
+        """Batches and corrections since the last state."""
         self._next_seq = 0
+        if self._life.life > 1:
+            epoch, long_side = self._life.epoch, config.session.long_side
+            self._next_seq = resume(engine, self.folder, epoch, self._settings, long_side)
+        self._saved_steps = engine.refiner.steps
         self._waiting: deque[list[Frame]] = deque()
         self._told_at = self._status_at = self._batch_at = 0.0
         self._stopping = False
@@ -99,8 +118,15 @@ class SessionProcess:
                 self._receive(socket)
             if self.engine.wants_refinement and not self._stopping:
                 self.engine.refine()
+            elif self._save_every and self._state() == "idle":
+                self._save_by_itself()
+            self._answer_saves()
             self._tell()
         self.engine.publish()
+        if self._saves_itself and self._next_seq:
+            self._save()
+        self._writer.close()
+        self._answer_saves()
         self.engine.close()
         # A daemon that was killed takes its processes along, without having meant to end anything.
         if os.getppid() == self._parent:
@@ -161,6 +187,9 @@ class SessionProcess:
             self.engine.process(self._waiting[0])
             self._waiting.popleft()
             self._batch_at = time.monotonic()
+            self._unsaved += 1
+            if self._save_every and self._unsaved >= self._save_every:
+                self._save_by_itself()
         self._tell(force=True)
         self._publish_status()
 
@@ -174,6 +203,7 @@ class SessionProcess:
                 upto=self._last_old_seq(poses),
                 coming=self._coming(poses),
             )
+            self._unsaved += 1
             done = PosesDone(
                 revision=poses.revision,
                 client=poses.client,
@@ -212,17 +242,13 @@ class SessionProcess:
         return here + [(stamp, seq) for seq, stamp in poses.waiting]
 
     def _control(self, control: Control) -> None:
+        if control.op == "save":
+            self.engine.publish()
+            self._save(control.id)
+            return
         done = ControlDone(id=control.id, ok=True)
         try:
             match control.op:
-                case "save":
-                    self.engine.publish()
-                    save_state(
-                        self.engine,
-                        self.folder,
-                        epoch=self._outbox.epoch,
-                        next_seq=self._next_seq,
-                    )
                 case "pause":
                     self.engine.paused = True
                 case "resume":
@@ -236,12 +262,37 @@ class SessionProcess:
             self.engine.publish()
         self._work()
 
+    # Saving ----------------------------------------------------------------------------------
+
+    def _save(self, order: int | None = None) -> None:
+        """Hand a copy to the thread that writes; nothing waits for it."""
+        first = self._waiting[0][0].seq if self._waiting else self._next_seq
+        cursor = Cursor(epoch=self._outbox.epoch, next_seq=first, settings=self._settings)
+        self._writer.put(engine_state(self.engine), cursor, order)
+        self._unsaved = 0
+        self._saved_steps = self.engine.refiner.steps
+
+    def _save_by_itself(self) -> None:
+        """Unless there is nothing new, or nothing that could go on from it."""
+        refined = self.engine.refiner.steps != self._saved_steps
+        if self._saves_itself and (self._unsaved or refined) and not self._writer.busy:
+            self._save()
+
+    def _answer_saves(self) -> None:
+        for saved in self._writer.collect():
+            done = ControlDone(id=saved.order, ok=True)
+            if saved.error is not None:
+                reason = str(saved.error)
+                done = ControlDone(id=saved.order, ok=False, code="internal", reason=reason)
+            self._outbox.send(encode(done))
+
     def _reset(self) -> None:
         self._life = begin_life(self.folder, anew=True)
         epoch = self._life.epoch
         self.engine.reset()
         self._next_seq = 0
         self._counts = Counts()
+        self._unsaved = self._saved_steps = 0
         self._waiting.clear()
         self._outbox.begin(epoch)
         self._ingest.send_multipart(encode(ResetDone(session=self.session, epoch=epoch)))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from gs_decoder import MapMirror
 from streamer import Client, Requests, Subscriber
-from streamer.config import IngestConfig, ServeConfig, SessionConfig, ViewerConfig
+from streamer.config import IngestConfig, LogConfig, ServeConfig, SessionConfig, ViewerConfig
 from streamer.daemon_process import DaemonProcess
 from streamer.demo import CAPTURE
 from streamer.requests import DaemonSilent, RequestRefused
@@ -38,6 +38,8 @@ def daemon(
     batch_timeout_s: float = 0.5,
     viewer_port: int | None = None,
     weights: Path | None = None,
+    save_every: int = 60,
+    log: Path | None = None,
 ) -> Iterator[DaemonProcess]:
     """`splatstream serve` on free ports, ready when entered; its state lies in `folder`."""
     config = ServeConfig(
@@ -46,7 +48,8 @@ def daemon(
         requests="tcp://127.0.0.1:*",
         session_dir=folder,
         ingest_queue=IngestConfig(batch_timeout_s=batch_timeout_s),
-        session=SessionConfig(long_side=96, refine=refine, weights=weights),
+        session=SessionConfig(long_side=96, refine=refine, weights=weights, save_every=save_every),
+        log=LogConfig(file=log),
         viewer=ViewerConfig(enabled=viewer_port is not None, port=viewer_port or 0),
     )
     with DaemonProcess(config) as process:

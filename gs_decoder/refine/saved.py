@@ -1,0 +1,95 @@
+"""What a refiner needs to go on elsewhere exactly as it would have gone on here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gs_decoder.refine.refiner import Refiner, RefineView
+
+_SPLATS = ("rows", "moment1", "moment2", "steps", "chunk")
+
+
+@dataclass(frozen=True, slots=True)
+class RefinerState:
+    """A copy: splats with their optimiser's state, what was learnt of each view, random numbers.
+
+    Attributes:
+        arrays: N splats: `rows`, `moment1`, `moment2` (N, 14) float32, `steps` (N,) int32,
+            `chunk` (N,) int64, `touched` (N,) bool (see `Refiner.take_changed`); V views in
+            order: `view_keys` (V,) int64, `view_gains` (V, 3, 3) float32 (log gain and its two
+            moments), `view_steps` (V,) int64, `view_psnr` (V,) float64, NaN for None.
+        figures: the rest, fit for JSON.
+    """
+
+    arrays: Mapping[str, NDArray[Any]]
+    figures: Mapping[str, Any]
+
+    @property
+    def view_keys(self) -> list[int]:
+        """The views that it works on, in order; their pictures are not in here."""
+        return [int(key) for key in self.arrays["view_keys"]]
+
+
+def refiner_state(refiner: Refiner) -> RefinerState:
+    """Copy everything but the views' pictures, between two steps."""
+    parameters = refiner.parameters
+    count = parameters.count
+    touched = np.zeros(count, np.bool_)
+    known = refiner._touched[:count]
+    touched[: len(known)] = known
+    views = list(refiner.views.values())
+    gains = [np.vstack([view.log_gain[None], view.gain_moments]) for view in views]
+    psnrs = [np.nan if view.psnr is None else view.psnr for view in views]
+    arrays: dict[str, NDArray[Any]] = {
+        **{name: getattr(parameters, name)[:count].copy() for name in _SPLATS},
+        "touched": touched,
+        "view_keys": np.array([view.key for view in views], np.int64),
+        "view_gains": np.array(gains, np.float32).reshape(-1, 3, 3),
+        "view_steps": np.array([view.gain_steps for view in views], np.int64),
+        "view_psnr": np.array(psnrs, np.float64),
+    }
+    figures = {
+        "steps": refiner.steps,
+        "origin": refiner.origin.tolist(),
+        "background": refiner.background.tolist(),
+        "recent": list(refiner._recent),
+        "random": refiner._random.getstate(),
+        "dropouts": refiner._dropouts.bit_generator.state,
+    }
+    return RefinerState(arrays, figures)
+
+
+def restore_refiner(refiner: Refiner, state: RefinerState, views: Mapping[int, RefineView]) -> None:
+    """Bring a new refiner to a state.
+
+    Args:
+        views: pictures and cameras of `state.view_keys`; what is not there is done without.
+    """
+    arrays, figures = state.arrays, state.figures
+    refiner.origin = np.array(figures["origin"], np.float64)
+    refiner.background = np.array(figures["background"], np.float32)
+    refiner.parameters.load({name: arrays[name] for name in _SPLATS})
+    refiner._fit_buffers()
+    refiner._touched[: refiner.parameters.count] = arrays["touched"]
+    refiner.views = {}
+    for place, key in enumerate(state.view_keys):
+        view = views.get(key)
+        if view is None:
+            continue
+        psnr = float(arrays["view_psnr"][place])
+        view.log_gain = arrays["view_gains"][place, 0].copy()
+        view.gain_moments = arrays["view_gains"][place, 1:].copy()
+        view.gain_steps = int(arrays["view_steps"][place])
+        view.psnr = None if np.isnan(psnr) else psnr
+        refiner.views[key] = view
+    refiner._recent.clear()
+    refiner._recent.extend(figures["recent"])
+    version, words, gauss = figures["random"]
+    refiner._random.setstate((version, tuple(words), gauss))
+    refiner._dropouts.bit_generator.state = figures["dropouts"]
+    refiner.steps = figures["steps"]

@@ -1,0 +1,83 @@
+"""All that an engine carries: copied between two batches, and given to another engine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gs_decoder import Chunk
+from gs_decoder.refine import RefinerState, refiner_state, restore_refiner
+from streamer.frames import Frame
+from streamer.session.batching import in_map_units, refine_view
+from streamer.session.corrections import Trajectory, TrajectoryState, rigid, scale_of
+from streamer.session.engine import Engine
+from streamer.session.outbox import Keyframe
+from ttt_core.stream_model import CarriedState
+
+Float64 = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineState:
+    """A copy of an engine's state; what is never changed in place is shared with the engine.
+
+    Attributes:
+        next_chunk: id of the next new chunk.
+        places: what the key frame selector remembers (`KeyframeSelector.places`).
+    """
+
+    frames_done: int
+    scene_depth: float | None
+    quiet_since_step: int
+    next_chunk: int
+    model: CarriedState
+    chunks: tuple[Chunk, ...]
+    keyframes: tuple[Keyframe, ...]
+    places: tuple[list[int], Float64, Float64]
+    trajectory: TrajectoryState
+    refiner: RefinerState
+
+
+def engine_state(engine: Engine) -> EngineState:
+    """Copy an engine's state, between two batches; it is none the wiser."""
+    return EngineState(
+        frames_done=engine.frames_done,
+        scene_depth=engine.scene_depth,
+        quiet_since_step=engine.quiet_since_step,
+        next_chunk=engine.map.next_id,
+        model=engine.model_state,
+        chunks=tuple(engine.map.chunks.values()),
+        keyframes=tuple(engine.keyframes.values()),
+        places=engine.selector.places(),
+        trajectory=engine.trajectory.state(),
+        refiner=refiner_state(engine.refiner),
+    )
+
+
+def restore_engine(engine: Engine, state: EngineState, frames: Mapping[int, Frame]) -> None:
+    """Bring an engine that has taken no frame yet to a state; its map's revisions go on growing.
+
+    Args:
+        frames: those of `state.refiner.view_keys`, as they came; refinement does without the ones
+            that are not there.
+    """
+    assert engine.frames_done == 0, "an engine is restored before its first frame"
+    engine.frames_done = state.frames_done
+    engine.scene_depth = state.scene_depth
+    engine.quiet_since_step = state.quiet_since_step
+    engine.model_state = state.model
+    engine.trajectory = Trajectory.restored(state.trajectory)
+    engine.selector.remember(*state.places)
+    for keyframe in state.keyframes:
+        engine.keyframes.add(keyframe)
+        if keyframe.chunk is not None:
+            engine.chunk_of_seq[keyframe.seq] = keyframe.chunk
+    engine.map.restore(state.chunks, state.next_chunk)
+    views = {}
+    for seq, frame in frames.items():
+        pose = engine.trajectory.pose(seq)
+        views[seq] = refine_view(in_map_units(frame, scale_of(pose)), rigid(pose))
+    restore_refiner(engine.refiner, state.refiner, views)
