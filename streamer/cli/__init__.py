@@ -22,6 +22,7 @@ VERBS = {
     "watch": "live status of a daemon's sessions; mirrors the map to a file",
     "status": "one look at a daemon; the exit code is for health checks",
     "view": "the live page for a daemon on another machine",
+    "sessions": "what a session folder holds: list, show, export, delete",
     "export": "a session's map as a file",
     "render": "a video of a flight through a map",
     "mesh": "a map's surfaces as a mesh, PLY or glTF",

@@ -5,6 +5,7 @@ No torch in here: the ingest looks at it too.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -16,6 +17,7 @@ from typing import Any
 from streamer.protocol.fields import SESSION_PATTERN
 
 SESSION_FILE = "session.json"
+STATES = "state"
 FORMAT = 1
 
 
@@ -118,6 +120,18 @@ def end_life(folder: Path) -> None:
         SessionFolderError: as `begin_epoch`.
     """
     _write(folder, dataclasses.replace(read_session_file(folder), running=False))
+
+
+def states(folder: Path) -> list[Path]:
+    """The states of a session, newest first.
+
+    Args:
+        folder: the session's.
+    """
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        found = [path for path in (folder / STATES).iterdir() if path.name.isdigit()]
+        return sorted(found, key=lambda path: int(path.name), reverse=True)
+    return []
 
 
 def write_aside(path: Path, content: dict[str, Any]) -> None:

@@ -16,8 +16,9 @@ from streamer.journal import Begin, FrameEntry, JournalError, Rejected, read_jou
 from streamer.protocol import ProtocolError
 from streamer.session.engine import Engine
 from streamer.session.engine_state import restore_engine
+from streamer.session.folder import states
 from streamer.session.state_files import StateDamaged, StateVersion, read_cursor, read_state
-from streamer.session.storage import holding_states, set_aside, states
+from streamer.session.storage import holding_states, set_aside
 
 log = logging.getLogger(__name__)
 

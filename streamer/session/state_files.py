@@ -114,9 +114,7 @@ def read_state(path: Path, model: StreamModel[Any]) -> EngineState:
     """
     header = _header(path)
     try:
-        for name, crc in header["crc32"].items():
-            if _crc32(path / name) != crc:
-                raise ValueError(f"{name} is not as it was written")
+        _check(path, header, header["crc32"])
         arrays = load_file(path / FRAMES)
         seqs = arrays["selector.seqs"].tolist()
         return EngineState(
@@ -139,6 +137,21 @@ def read_state(path: Path, model: StreamModel[Any]) -> EngineState:
         )
     except _WRONG as error:
         raise _damaged(path, error) from None
+
+
+def read_chunks(path: Path) -> tuple[Cursor, list[Chunk]]:
+    """The map of a state alone, and where it stands.
+
+    Raises:
+        StateDamaged, StateVersion: as `read_state`.
+    """
+    header = _header(path)
+    try:
+        _check(path, header, [CHUNKS])
+        chunks = load_chunks(path / CHUNKS)
+    except _WRONG as error:
+        raise _damaged(path, error) from None
+    return _cursor(path, header), chunks
 
 
 def save_chunks(chunks: Iterable[Chunk], path: Path) -> None:
@@ -235,6 +248,12 @@ def _header(path: Path) -> dict[str, Any]:
             "from the journal"
         )
     return header
+
+
+def _check(path: Path, header: Mapping[str, Any], names: Iterable[str]) -> None:
+    for name in names:
+        if _crc32(path / name) != header["crc32"][name]:
+            raise ValueError(f"{name} is not as it was written")
 
 
 def _cursor(path: Path, header: Mapping[str, Any]) -> Cursor:

@@ -12,23 +12,10 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from streamer.session.engine_state import EngineState
-from streamer.session.folder import SessionFolderError, sync
+from streamer.session.folder import STATES, SessionFolderError, states, sync
 from streamer.session.state_files import Cursor, write_state
 
-STATES = "state"
 _KEPT_STATES = 2
-
-
-def states(folder: Path) -> list[Path]:
-    """The states of a session, newest first.
-
-    Args:
-        folder: the session's.
-    """
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        found = [path for path in (folder / STATES).iterdir() if path.name.isdigit()]
-        return sorted(found, key=lambda path: int(path.name), reverse=True)
-    return []
 
 
 def save_state(state: EngineState, folder: Path, cursor: Cursor) -> Path:

@@ -25,9 +25,8 @@ from live_daemon import (
 
 from streamer.journal import FrameEntry, read_journal
 from streamer.requests import DaemonSilent, RequestRefused
-from streamer.session.folder import SessionFolderError
+from streamer.session.folder import SessionFolderError, states
 from streamer.session.state_files import read_cursor, read_state
-from streamer.session.storage import states
 from ttt_core import default_model
 
 pytestmark = [

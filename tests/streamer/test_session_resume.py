@@ -18,9 +18,10 @@ from streamer.journal import FrameEntry, Item, Journal, Rejected, read_journal
 from streamer.protocol.messages import CameraHeader, FrameHeader
 from streamer.session.engine import Engine
 from streamer.session.engine_state import engine_state
+from streamer.session.folder import states
 from streamer.session.resume import resume
 from streamer.session.state_files import Cursor
-from streamer.session.storage import save_state, states
+from streamer.session.storage import save_state
 from streamer.sources import open_capture
 
 # Kernels compile once on a machine.

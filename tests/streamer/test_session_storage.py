@@ -27,6 +27,7 @@ from streamer.session.folder import (
     end_life,
     last_epoch,
     read_session_file,
+    states,
 )
 from streamer.session.state_files import (
     Cursor,
@@ -36,7 +37,7 @@ from streamer.session.state_files import (
     read_cursor,
     read_state,
 )
-from streamer.session.storage import save_state, set_aside, states
+from streamer.session.storage import save_state, set_aside
 from ttt_core import StreamingModel, load_streaming_state
 
 # Kernels compile once on a machine.
