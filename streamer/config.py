@@ -143,6 +143,9 @@ class SessionConfig:
     """At most so many splats in the map."""
     refine: bool = True
     """Optimise the map against its key frames in the time between batches."""
+    refine_steps: int = 0
+    """Exactly so many steps of it after each batch, which then takes that much longer: the same
+    frames give the same map. 0: as many as the time between batches allows."""
     save_every: int = 60
     """Batches between two saved states, from which a session goes on after a crash; one is also
     saved when the map has settled. 0: only when the session ends, or is asked to (SAVE)."""
@@ -159,6 +162,7 @@ class SessionConfig:
         _require(
             1 <= self.batch_size <= 64, "session.batch_size", self.batch_size, "is not in 1..64"
         )
+        _require(self.refine_steps >= 0, "session.refine_steps", self.refine_steps, "is negative")
         _require(self.save_every >= 0, "session.save_every", self.save_every, "is negative")
         _require(
             self.chunk_budget > 0, "session.chunk_budget", self.chunk_budget, "must be positive"

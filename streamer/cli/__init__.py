@@ -23,6 +23,7 @@ VERBS = {
     "status": "one look at a daemon; the exit code is for health checks",
     "view": "the live page for a daemon on another machine",
     "sessions": "what a session folder holds: list, show, export, delete",
+    "replay": "a recorded session to a map once more, without a daemon",
     "export": "a session's map as a file",
     "render": "a video of a flight through a map",
     "mesh": "a map's surfaces as a mesh, PLY or glTF",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -67,24 +67,32 @@ class Step:
 
 
 @dataclass(slots=True)
-class _Plan:
+class Plan:
     """Seqs of each batch, and corrections, in order."""
 
     steps: deque[list[int] | Corrected] = field(default_factory=deque)
     stamps: dict[int, int] = field(default_factory=dict)
-    loose: list[int] = field(default_factory=list)
+    loose: set[int] = field(default_factory=set)
     """Accepted frames that were never sent: they come last."""
 
+    @property
+    def wanted(self) -> set[int]:
+        """All frames of it."""
+        return {seq for step in self.steps if not isinstance(step, Corrected) for seq in step}
 
-def plan(section: Section) -> _Plan:
+
+def plan(entries: Iterable[Recorded], section: Section) -> Plan:
     """What the session has to be told.
+
+    Args:
+        entries: of the journal, from the section's beginning or earlier.
 
     Raises:
         JournalError: the journal cannot be read.
     """
-    made = _Plan()
+    made = Plan()
     loose: dict[int, None] = {}
-    for recorded in _entries(section, parts=False):
+    for recorded in entries:
         match recorded.entry:
             case FrameEntry(header=header):
                 in_part = section.next_seq <= header.seq < section.upto
@@ -103,8 +111,41 @@ def plan(section: Section) -> _Plan:
             case Corrected(revision=revision) as correction:
                 if revision > section.pose_revision:
                     made.steps.append(correction)
-    made.loose = list(loose)
+    made.loose = set(loose)
+    last = list(loose)
+    for start in range(0, len(last), section.batch):
+        made.steps.append(last[start : start + section.batch])
     return made
+
+
+def carry_out(made: Plan, source: Iterator[Recorded], long_side: int) -> Iterator[Step]:
+    """The steps of a plan, one after the other, decoded as they are asked for.
+
+    Args:
+        source: the same entries once more, with their parts.
+    """
+    wanted = made.wanted
+    frames: dict[int, Frame | None] = {}
+    for step in made.steps:
+        if isinstance(step, Corrected):
+            yield Step(poses=correction(step))
+            continue
+        while step[-1] not in frames:
+            recorded = next(source, None)
+            if recorded is None:
+                break
+            if isinstance(recorded.entry, FrameEntry) and recorded.entry.header.seq in wanted:
+                frames[recorded.entry.header.seq] = _decode(recorded, long_side)
+        batch = [frame for seq in step if (frame := frames.pop(seq, None)) is not None]
+        yield Step(frames=batch, recorded=step[0] not in made.loose)
+
+
+def _decode(recorded: Recorded, long_side: int) -> Frame | None:
+    try:
+        return decode_recorded(recorded, long_side)
+    except ProtocolError as error:
+        logger.error("a journalled frame cannot be decoded any more: %s", error)
+        return None
 
 
 def _entries(section: Section, *, parts: bool) -> Iterator[Recorded]:
@@ -187,38 +228,15 @@ class CatchUp:
 
     def _read(self) -> None:
         section = self.section
-        made = plan(section)
-        for start in range(0, len(made.loose), section.batch):
-            made.steps.append(made.loose[start : start + section.batch])
-        loose = set(made.loose)
+        made = plan(_entries(section, parts=False), section)
         with self._changed:
-            wanted = {seq for step in made.steps if isinstance(step, list) for seq in step}
+            wanted = sorted(made.wanted)
             self.remaining = len(wanted)
-            self._stamps = {seq: made.stamps[seq] for seq in sorted(wanted)}
+            self._stamps = {seq: made.stamps[seq] for seq in wanted}
             self._corrections = sum(isinstance(step, Corrected) for step in made.steps)
-        frames: dict[int, Frame | None] = {}
-        source = _entries(section, parts=True)
-        for step in made.steps:
-            if isinstance(step, Corrected):
-                if not self._offer(Step(poses=correction(step))):
-                    return
-                continue
-            while step[-1] not in frames:
-                recorded = next(source, None)
-                if recorded is None:
-                    break
-                if isinstance(recorded.entry, FrameEntry) and recorded.entry.header.seq in wanted:
-                    frames[recorded.entry.header.seq] = self._decode(recorded)
-            batch = [frame for seq in step if (frame := frames.pop(seq, None)) is not None]
-            if not self._offer(Step(frames=batch, recorded=step[0] not in loose)):
+        for step in carry_out(made, _entries(section, parts=True), self._long_side):
+            if not self._offer(step):
                 return
-
-    def _decode(self, recorded: Recorded) -> Frame | None:
-        try:
-            return decode_recorded(recorded, self._long_side)
-        except ProtocolError as error:
-            logger.error("a journalled frame cannot be decoded any more: %s", error)
-            return None
 
     def _offer(self, step: Step) -> bool:
         with self._changed:

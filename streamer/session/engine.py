@@ -6,6 +6,7 @@ from a file, both through the same four calls: `process`, `refine`, `apply_poses
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections import deque
@@ -80,7 +81,7 @@ class Engine:
     def warm_up(self, height: int, width: int) -> None:
         """Compile and touch everything a batch of this size needs, on frames of a checkerboard."""
         self.model.warm_up(height, width)
-        probe = Engine(self.config, model=self.model)
+        probe = Engine(dataclasses.replace(self.config, refine_steps=0), model=self.model)
         board = (np.indices((height, width)).sum(0) // 8 % 2 * 255).astype(np.uint8)
         image = np.repeat(board[..., None], 3, axis=2)
         K = np.array([[width, 0, width / 2], [0, width, height / 2], [0, 0, 1.0]])
@@ -128,6 +129,10 @@ class Engine:
         for frame in frames:
             self._latencies.append((now - frame.received_ns) / 1e6)
             self.outbox.latency((now - frame.received_ns) / 1e9)
+        if self.config.refine_steps and self.config.refine_enabled:
+            for _ in range(self.config.refine_steps):
+                self.refine()
+            self.publish()
 
     def _begin(self, frames: Sequence[Frame]) -> None:
         """What the first frames of a stream decide: the map's origin and its background."""
@@ -246,9 +251,9 @@ class Engine:
 
     @property
     def wants_refinement(self) -> bool:
-        """Whether another step is of use: false on an empty map, and once it has settled."""
+        """Whether another step is of use: not on an empty map, nor once it has settled."""
         settled = self.refiner.steps - self.quiet_since_step >= self.config.idle_steps
-        if self.paused or not self.config.refine_enabled:
+        if self.paused or not self.config.refine_enabled or self.config.refine_steps:
             return False
         return self.refiner.parameters.count > 0 and not settled
 

@@ -41,6 +41,7 @@ from streamer.session.corrections import StaleRevision
 from streamer.session.engine import Engine
 from streamer.session.engine_state import engine_state
 from streamer.session.folder import SessionFolderError, begin_life, end_life, session_folder
+from streamer.session.late_poses import apply_forwarded
 from streamer.session.resume import resume
 from streamer.session.socket_outbox import SocketOutbox, dealer, publish_socket
 from streamer.session.state_files import Cursor
@@ -194,15 +195,9 @@ class SessionProcess:
         self._publish_status()
 
     def _take_poses(self, poses: PosesForward) -> None:
-        entries = {name: np.reshape(pose, (4, 4)) for name, pose in poses.entries}
+        waiting = [frame for frames in self._waiting for frame in frames]
         try:
-            outcome = self.engine.apply_poses(
-                poses.revision,
-                entries,
-                by=poses.by,
-                upto=self._last_old_seq(poses),
-                coming=self._coming(poses),
-            )
+            outcome = apply_forwarded(self.engine, poses, waiting, self._next_seq)
             self._unsaved += 1
             done = PosesDone(
                 revision=poses.revision,
@@ -215,31 +210,6 @@ class SessionProcess:
                 revision=poses.revision, client=poses.client, code="bad_revision", reason=str(error)
             )
         self._ingest.send_multipart(encode(done))
-
-    def _last_old_seq(self, poses: PosesForward) -> int:
-        """The last seq that came in the old frame: `upto`, or whatever was received until now."""
-        if poses.upto is None:
-            return poses.received_upto
-        if poses.by == "seq":
-            return poses.upto
-        upto = self.engine.trajectory.last_seq_until(poses.upto)
-        waiting = [seq for stamp, seq in self._stamps_waiting(poses) if stamp <= poses.upto]
-        return max([upto, *waiting])
-
-    def _coming(self, poses: PosesForward) -> dict[int, int]:
-        """key → seq of the corrected frames that were received and are not processed yet."""
-        if poses.by == "stamp":
-            named = {key for key, _ in poses.entries}
-            # Of several frames with one stamp the first is meant, so it is written last.
-            waiting = sorted(self._stamps_waiting(poses), reverse=True)
-            return {stamp: seq for stamp, seq in waiting if stamp in named}
-        first = self._waiting[0][0].seq if self._waiting else self._next_seq
-        return {seq: seq for seq, _ in poses.entries if first <= seq <= poses.received_upto}
-
-    def _stamps_waiting(self, poses: PosesForward) -> list[tuple[int, int]]:
-        """(stamp, seq) of the frames that wait, here and in the ingest."""
-        here = [(frame.stamp_ns, frame.seq) for frames in self._waiting for frame in frames]
-        return here + [(stamp, seq) for seq, stamp in poses.waiting]
 
     def _control(self, control: Control) -> None:
         if control.op == "save":

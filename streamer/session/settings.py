@@ -24,6 +24,8 @@ class EngineConfig:
     chunk_interval: least seconds between two, however fast batches and corrections come.
     background: what lies behind the map; auto reads it off the first batch.
     refine_enabled: whether to optimise between batches at all.
+    refine_steps: exactly so many steps after each batch, and none else: the same batches and
+        corrections then give the same map. 0: as many as time allows.
     """
 
     batch: int = 4
@@ -33,6 +35,7 @@ class EngineConfig:
     publish_every: float = 2.0
     chunk_interval: float = 1.5
     refine_enabled: bool = True
+    refine_steps: int = 0
     device: str = "cpu"
     background: Literal["auto", "black", "white"] = "auto"
     keyframes: KeyframeConfig = field(default_factory=KeyframeConfig)
@@ -53,6 +56,7 @@ def engine_config(config: ServeConfig) -> EngineConfig:
         device=device,
         background=session.background,
         refine_enabled=session.refine,
+        refine_steps=session.refine_steps,
     )
 
 

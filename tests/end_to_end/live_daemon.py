@@ -39,6 +39,7 @@ def daemon(
     viewer_port: int | None = None,
     weights: Path | None = None,
     save_every: int = 60,
+    refine_steps: int = 0,
     log: Path | None = None,
 ) -> Iterator[DaemonProcess]:
     """`splatstream serve` on free ports, ready when entered; its state lies in `folder`."""
@@ -48,7 +49,13 @@ def daemon(
         requests="tcp://127.0.0.1:*",
         session_dir=folder,
         ingest_queue=IngestConfig(batch_timeout_s=batch_timeout_s),
-        session=SessionConfig(long_side=96, refine=refine, weights=weights, save_every=save_every),
+        session=SessionConfig(
+            long_side=96,
+            refine=refine,
+            refine_steps=refine_steps,
+            weights=weights,
+            save_every=save_every,
+        ),
         log=LogConfig(file=log),
         viewer=ViewerConfig(enabled=viewer_port is not None, port=viewer_port or 0),
     )

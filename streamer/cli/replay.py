@@ -1,0 +1,89 @@
+"""Makes the map of a recorded session once more, in one process without a daemon.
+
+With the same --steps and settings as when it was recorded (`session.refine_steps`), the same map.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from streamer.cli.console import console, frame_progress
+
+
+@dataclass(kw_only=True, slots=True)
+class Options:
+    """What to replay, and how."""
+
+    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SESSION|FILE.mcap")]
+    """Name of a session, or a file of a journal."""
+    out: Path
+    """The .ply file of the map."""
+    rate: float = 0.0
+    """Frames a second; 0: as fast as it goes."""
+    steps: int = 20
+    """Refinement steps after each batch; 0: as many as --rate leaves time for."""
+    long_side: int = 240
+    """Working size: the long side of the pictures in pixels."""
+    weights: Path | None = None
+    """As of `splatstream serve`."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """What to compute on."""
+    session_dir: Path | None = None
+    """Folder of the sessions' own folders (as `serve --session-dir`)."""
+
+
+def run(options: Options) -> int:
+    """Writes the map."""
+    from streamer.config import default_session_dir
+    from streamer.stored_sessions import stored_session
+
+    if options.out.suffix.lower() != ".ply":
+        raise ReplayOptionError(f"--out: {options.out} does not end in .ply")
+    if options.rate < 0:
+        raise ReplayOptionError(f"--rate is {options.rate}: give 0 or more")
+    source = Path(options.source)
+    if source.suffix != ".mcap":
+        source = stored_session(options.session_dir or default_session_dir(), options.source).folder
+
+    from gs_decoder import world_origin, write_ply
+    from streamer.config import ServeConfig, SessionConfig
+    from streamer.replay import Recording, replay
+    from streamer.session.engine import Engine
+    from streamer.session.settings import engine_config
+    from streamer.session.threads import use_all_cores
+    from ttt_core import default_model
+
+    use_all_cores()
+    session = SessionConfig(
+        long_side=options.long_side, weights=options.weights, refine_steps=options.steps
+    )
+    settings = engine_config(ServeConfig(device=options.device, session=session))
+    recording = Recording(source, settings.batch)
+    engine = Engine(settings, model=default_model(session.weights, settings.device))
+    screen = console()
+    with frame_progress(screen, recording.frames, "frames replayed") as bar:
+        done = replay(
+            engine,
+            recording,
+            long_side=options.long_side,
+            rate=options.rate,
+            progress=bar.update,
+        )
+    origin = world_origin(engine.map.chunks.values())
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    write_ply(options.out, engine.splats_world(origin), offset=origin)
+    engine.close()
+    screen.print(
+        f"{options.out}: {engine.map.count:,} splats of {done.frames} frames, "
+        f"{done.corrections - done.refused} corrections",
+        markup=False,
+    )
+    return 0
+
+
+class ReplayOptionError(ValueError):
+    """An option that cannot be; the message says what can."""

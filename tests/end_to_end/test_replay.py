@@ -1,0 +1,96 @@
+"""A session that a daemon recorded gives the same map once more, bit for bit."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from live_daemon import OFFICE, client, daemon, frames_done, requests, send, wait_until
+
+from gs_decoder import read_ply
+from streamer import PoseClient
+from streamer.config import ServeConfig, SessionConfig
+from streamer.replay import Recording, replay
+from streamer.session.engine import Engine
+from streamer.session.folder import states
+from streamer.session.settings import engine_config
+from streamer.session.state_files import read_chunks
+from streamer.session.threads import use_all_cores
+from ttt_core import default_model
+
+# The first daemon on a machine compiles its kernels.
+pytestmark = pytest.mark.timeout(600)
+
+SESSION = "office"
+
+
+def replayed(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "streamer.cli", "replay", *arguments]
+    options = ["--long-side", "96", "--weights", "none", "--steps", "3"]
+    return subprocess.run([*command, *options], capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture
+def as_a_daemon_computes() -> Iterator[None]:
+    """On as many threads: sums in another order differ in their last bits."""
+    before = torch.get_num_threads()
+    use_all_cores()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("as_a_daemon_computes")
+def test_a_recorded_session_replays_to_the_same_map(tmp_path: Path) -> None:
+    folder = tmp_path / "sessions"
+    bare = Path("none")
+    with (
+        daemon(folder, refine=True, refine_steps=3, weights=bare) as serving,
+        requests(serving) as asking,
+        client(serving, SESSION) as sender,
+        PoseClient(serving.addresses["ingest"], session=SESSION) as back_end,
+    ):
+        send(sender, OFFICE.frames[:9])
+        wait_until(lambda: frames_done(asking, SESSION) == 9, "the first frames")
+        turned = np.array(OFFICE.frames[4].c2w)
+        turned[:3, 3] += 0.05
+        assert back_end.send_poses(1, {4: turned}).moved > 0
+        send(sender, OFFICE.frames[9:14])
+        wait_until(lambda: frames_done(asking, SESSION) == 14, "the rest")
+    cursor, chunks = read_chunks(states(folder / SESSION)[0])
+    assert cursor.next_seq == 14
+    assert sum(chunk.count for chunk in chunks) > 500
+
+    settings = engine_config(
+        ServeConfig(session=SessionConfig(long_side=96, refine_steps=3, weights=bare))
+    )
+    engine = Engine(settings, model=default_model(bare, settings.device))
+    again = replay(engine, Recording(folder / SESSION, settings.batch), long_side=96)
+    engine.close()
+    assert (again.frames, again.corrections, again.refused) == (14, 1, 0)
+    assert [chunk.id for chunk in chunks] == list(engine.map.chunks)
+    for chunk in chunks:
+        other = engine.map.chunks[chunk.id]
+        assert chunk.splats.equals(other.splats)
+        assert np.array_equal(chunk.T_world_chunk, other.T_world_chunk)
+        assert chunk.header()[3:] == other.header()[3:]
+
+    out = tmp_path / "again.ply"
+    (file,) = (folder / SESSION / "journal").iterdir()
+    for source in ([SESSION, "--session-dir", str(folder)], [str(file)]):
+        answer = replayed(*source, "--out", str(out))
+        assert answer.returncode == 0, answer.stderr
+        assert "14 frames, 1 corrections" in answer.stdout
+        written = read_ply(out).splats
+        # Another process may divide the way to world axes differently: the last bit.
+        means = engine.map.splats_world(origin=engine.map.origin()).means
+        assert torch.allclose(written.means, means, rtol=0, atol=1e-5)
+        out.unlink()
+
+    answer = replayed("offce", "--session-dir", str(folder), "--out", str(out))
+    assert answer.returncode == 2
+    assert "did you mean 'office'?" in answer.stderr
