@@ -110,3 +110,9 @@ def test_the_check_sees_every_way_to_import(module: str, source: str) -> None:
 )
 def test_the_check_leaves_good_imports_alone(module: str, source: str) -> None:
     assert offences(source, module) == []
+
+
+def test_test_modules_have_names_of_their_own() -> None:
+    """pytest imports them by base name: of two alike one would not run."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))

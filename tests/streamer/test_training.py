@@ -121,6 +121,8 @@ def test_a_run_goes_on_and_its_checkpoint_fits(tmp_path: Path) -> None:
         {"name": "depth", "until_step": 3},
         {"name": "pictures", "batch_size": 1, "loss": {"picture": 0.5}, "data": {"draw": {}}},
     ]
+    # the prior of these scenes is sure of everything, and what is sure is not corrected
+    values["model"] |= {"unsure_below": 0.99, "sure_above": 1.0}
     config, out = load_train_config(made_ready(tmp_path, values)), tmp_path / "run"
     train(config, out, 60, device="cpu", clock=Ticking())
     step = read_facts(out / "state")["step"]
