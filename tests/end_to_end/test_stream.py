@@ -27,7 +27,7 @@ from gs_decoder import MapMirror, encode_ply, write_ply
 from streamer import Requests
 from streamer.client import RefusedError
 from streamer.daemon_process import DaemonProcess
-from streamer.session.storage import load_chunks
+from streamer.session.state_files import load_chunks
 from ttt_core import load_streaming_state
 
 # The first daemon on a machine compiles its kernels.

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 from engine_helpers import NEVER, Reader, feed, mean_psnr, office
-from safetensors.torch import load_file
 
 from streamer.session.engine import Engine
+from streamer.session.engine_state import engine_state
 from streamer.session.settings import EngineConfig
+from streamer.session.state_files import Cursor, read_state
 from streamer.session.storage import save_state
 from ttt_core import Reconstructor, ReconstructorConfig
 from ttt_core.official import OfficialModel, OfficialState, load_official
@@ -51,9 +52,12 @@ def test_frames_become_a_map(model: OfficialModel, tmp_path: Path) -> None:
     moved[3] = moved[3].copy()
     moved[3][0, 3] += 0.1
     engine.apply_poses(1, moved, by="seq", upto=None)
-    folder = save_state(engine, tmp_path, epoch=1, next_seq=12)
-    state = OfficialState.from_tensors(load_file(folder / "fast_weights.safetensors"))
-    assert state.nbytes == engine.model_state.nbytes
+    cursor = Cursor(epoch=1, next_seq=12, settings={})
+    state = read_state(save_state(engine_state(engine), tmp_path, cursor), model).model
+    assert isinstance(state, OfficialState)
+    was, now = engine.model_state.to_tensors(), state.to_tensors()
+    assert was.keys() == now.keys()
+    assert all(torch.equal(was[name], now[name]) for name in was)
     engine.reset()
     assert engine.model_state.frame is None
     engine.close()
