@@ -50,10 +50,10 @@ class RefineConfig:
     rate_color: float = 1.5e-2
     eager_opacity: float = 5.0
     eager_color: float = 8.0
-    settling: float = 200.0
+    settling: float = 50.0
     rate_gain: float = 2e-3
     gain_decay: float = 1e-3
-    dropout_views: float = 4.0
+    dropout_views: float = 2.0
     max_dropout: float = 0.2
     ssim_weight: float = 0.2
     depth_weight: float = 0.1
