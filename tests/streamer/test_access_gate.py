@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,7 +84,8 @@ class Caller:
         self.socket.connect(address)
 
     def ask(self, question: bytes = b"?", seconds: float = 10.0) -> bytes | None:
-        self.socket.send(question)
+        with suppress(zmq.Again):  # cut off before it could be asked: send would wait for ever
+            self.socket.send(question, zmq.NOBLOCK)
         return self.socket.recv() if self.watch.readable(seconds) else None
 
     def __enter__(self) -> Caller:

@@ -56,7 +56,7 @@ class Stage:
         self.stack, self.voice, self.page = stack, stack.voice, page
         self.map = new_map()
         self.voice.begin(self.map.snapshot)
-        self.page.get_by_text("waiting for frames").wait_for(timeout=15_000)
+        self.page.get_by_text("waiting for frames").wait_for(timeout=40_000)
 
     def add(self, view: View) -> None:
         chunk = add_view(self.map, view)
@@ -86,12 +86,12 @@ class Stage:
         """The page has the whole map, and the last picture of it."""
         count = f"{self.map.count:,}"
         cell = self.page.locator("tr", has_text="Splats").locator("td").nth(1)
-        until(lambda: cell.inner_text() == count, f"{count} splats on the page", 15.0, self.pump)
+        until(lambda: cell.inner_text() == count, f"{count} splats on the page", 40.0, self.pump)
         self.pump(1.0)
 
     def wait_for_pictures(self, count: int) -> None:
         """Until the browser has drawn so many since `watch`."""
-        until(lambda: pictures(self.page) >= count, "pictures", 15.0, self.pump)
+        until(lambda: pictures(self.page) >= count, "pictures", 40.0, self.pump)
 
 
 @pytest.fixture(scope="module")
@@ -215,7 +215,7 @@ def test_the_watch_sees_what_new_nodes_do(stack: Stack) -> None:
     try:
         add_node(0)
         watch(page)
-        until(lambda: (drawn(page)[-1:] > 0.5).any(), "splats", 15.0, pump)
+        until(lambda: (drawn(page)[-1:] > 0.5).any(), "splats", 40.0, pump)
         begin = pictures(page)
         for number in range(1, 6):
             add_node(number)
