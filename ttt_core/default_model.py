@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -40,16 +41,34 @@ def default_model(
     Raises:
         CheckpointError: `weights` cannot be read, or cannot predict splats.
     """
-    path: Path | None
-    if weights is None or str(weights) == PACKAGED_WEIGHTS:
-        path = PACKAGED
-    elif str(weights) == NO_WEIGHTS:
-        path = None
-    else:
-        path = Path(weights)
-        if recognise(path) is not CheckpointKind.COMPACT:
-            return load_official(path, device)
+    path = _path(weights)
+    if path not in (None, PACKAGED) and recognise(path) is not CheckpointKind.COMPACT:
+        return load_official(path, device)
     return compact_model(path, device)
+
+
+def weights_digest(weights: str | Path | None = None) -> str:
+    """What tells the files of `default_model(weights)` apart, whatever they are called: a state
+    means nothing to other weights than those it was carried by. "none" without any.
+
+    Raises:
+        CheckpointError: the file cannot be read.
+    """
+    path = _path(weights)
+    if path is None:
+        return NO_WEIGHTS
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    except OSError as error:
+        raise CheckpointError(f"checkpoint {path} cannot be read: {error.strerror}") from error
+
+
+def _path(weights: str | Path | None) -> Path | None:
+    """The file that the words mean; None: no weights."""
+    if weights is None or str(weights) == PACKAGED_WEIGHTS:
+        return PACKAGED
+    return None if str(weights) == NO_WEIGHTS else Path(weights)
 
 
 def compact_model(path: str | Path | None, device: str | torch.device = "cpu") -> StreamingModel:

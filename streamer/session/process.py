@@ -46,7 +46,7 @@ from streamer.session.resume import resume
 from streamer.session.socket_outbox import SocketOutbox, dealer, publish_socket
 from streamer.session.state_files import Cursor
 from streamer.session.state_writer import StateWriter
-from ttt_core.default_model import PACKAGED_WEIGHTS
+from ttt_core.default_model import weights_digest
 
 log = logging.getLogger(__name__)
 Float64 = NDArray[np.float64]
@@ -82,8 +82,7 @@ class SessionProcess:
         self._save_every = config.session.save_every
         self._settings: dict[str, str | int] = {
             "long_side": config.session.long_side,
-            "weights": str(config.session.weights or PACKAGED_WEIGHTS),
-            "model": engine.model.describe(),
+            "weights": weights_digest(config.session.weights),
         }
         self._writer = StateWriter(self.folder)
         self._unsaved = 0

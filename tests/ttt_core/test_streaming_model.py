@@ -21,7 +21,7 @@ from ttt_core import (
     default_model,
 )
 from ttt_core.compact_checkpoint import load_compact
-from ttt_core.default_model import PACKAGED
+from ttt_core.default_model import PACKAGED, weights_digest
 from ttt_core.matching import MatchingPrior, PosedImage, PriorConfig
 from ttt_core.network import MEMORIES, NetworkConfig
 from ttt_core.streaming_state import StreamingState
@@ -380,3 +380,14 @@ def test_without_a_network_it_is_the_prior_of_an_untrained_one() -> None:
     assert np.array_equal(moved.views[0].c2w, np.eye(4))
     with pytest.raises(StateMismatchError):
         bare.stream(theirs, batch)
+
+
+def test_weights_are_told_apart_by_what_they_are(tmp_path: Path) -> None:
+    """The packaged ones under any name are the same; one other byte is another checkpoint."""
+    copy = tmp_path / "mine.safetensors"
+    copy.write_bytes(PACKAGED.read_bytes())
+    assert weights_digest() == weights_digest("packaged") == weights_digest(copy)
+    copy.write_bytes(PACKAGED.read_bytes()[:-1] + b"\0")
+    assert weights_digest(copy) != weights_digest() != weights_digest("none")
+    with pytest.raises(CheckpointError, match=r"nowhere\.safetensors"):
+        weights_digest(tmp_path / "nowhere.safetensors")
