@@ -46,8 +46,7 @@ def test_a_checkpoint_is_told_with_its_licence_and_training(checkpoint: Path) ->
     finding = diagnosis._weights()
     assert finding.state == "ok"
     assert finding.detail == (
-        "compact.safetensors, Apache-2.0: 1200 steps on 4800 streams in "
-        "3600 s, on two cores"
+        "compact.safetensors, Apache-2.0: 1200 steps on 4800 streams in 3600 s, on two cores"
     )
 
 

@@ -134,31 +134,35 @@ def test_the_page_is_up_before_the_first_frame_and_begins_at_it(
     assert coverage(read_canvas(page)) == 0.0
     stage.add(office[0])
     stage.wait_until_shown()
-    assert coverage(read_canvas(page)) > 0.4, "the window does not look at the map"
+    looks_at_it = "a window that looks at the map"
+    until(lambda: coverage(read_canvas(page)) > 0.4, looks_at_it, 20.0, stage.pump)
     page.close()
 
 
 def test_the_page_shows_the_map_as_it_grows(stage: Stage, office: list[View]) -> None:
-    covered, likeness = [], []
+    covered = []
     for view in office[:4]:
         stage.add(view)
+        own = rendered(stage.map, office[0].c2w)
+
+        def alike(own: np.ndarray = own) -> bool:
+            return correlation(luminance(read_canvas(stage.page)), luminance(own)) > 0.8
+
         stage.wait_until_shown()
+        # A busy browser sorts and draws later than it counts.
+        until(alike, f"a picture of {stage.map.count} splats as ours", 20.0, stage.pump)
         shown = read_canvas(stage.page)
         covered.append(coverage(shown))
-        likeness.append(
-            correlation(luminance(shown), luminance(rendered(stage.map, office[0].c2w)))
-        )
-    assert min(likeness) > 0.8, likeness
     # The measure is not blind: another camera's picture, and no picture, are told apart.
     elsewhere = rendered(stage.map, office[3].c2w)
     assert correlation(luminance(shown), luminance(elsewhere)) < 0.5
-    own = rendered(stage.map, office[0].c2w)
     apart = np.abs(luminance(shown) - luminance(own)).mean()
     apart_from_nothing = np.abs(luminance(np.zeros_like(shown)) - luminance(own)).mean()
     assert apart < 0.3 * apart_from_nothing
     assert abs(covered[-1] - coverage(own)) < 0.1
 
 
+@pytest.mark.timeout(300)
 def test_no_picture_is_blank_over_fifty_updates(stage: Stage, office: list[View]) -> None:
     for view in office[:2]:
         stage.add(view)
@@ -190,7 +194,7 @@ def test_no_picture_is_blank_over_fifty_updates(stage: Stage, office: list[View]
     assert seen.min() > 0.8 * before.min(), f"a picture with {seen.min():.2f} of the map"
     # A page that is cleared is seen as blank by the same measure.
     stage.voice.begin(new_map().snapshot)
-    until(lambda: drawn(stage.page)[-1] == 0.0, "a cleared page", 10.0, stage.pump)
+    until(lambda: drawn(stage.page)[-1] == 0.0, "a cleared page", 40.0, stage.pump)
 
 
 def test_the_watch_sees_what_new_nodes_do(stack: Stack) -> None:

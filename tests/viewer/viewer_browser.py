@@ -118,7 +118,7 @@ def open_at(
         for name, vector in vectors.items()
     )
     page.goto(f"{address}/?fixedDpr=1&initialCameraFov={fov:.6f}&{query}")
-    page.wait_for_selector("canvas", timeout=20_000)
+    page.wait_for_selector("canvas", timeout=60_000)
     return page
 
 

@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 _F = np.float32
+# Helpers are forced inline for the same two reasons as in the sweep.
 _FAST = {"contract", "reassoc", "nsz", "nnan", "ninf"}
 
 
-@numba.njit(nogil=True, cache=True, fastmath=_FAST, error_model="numpy")
+@numba.njit(nogil=True, cache=True, forceinline=True, fastmath=_FAST, error_model="numpy")
 def _step(
     cost: NDArray[np.float32],
     before: NDArray[np.float32],
@@ -48,7 +49,7 @@ def _step(
     return lowest
 
 
-@numba.njit(nogil=True, cache=True, fastmath=_FAST, error_model="numpy")
+@numba.njit(nogil=True, cache=True, forceinline=True, fastmath=_FAST, error_model="numpy")
 def _scan(
     cost: NDArray[np.float32],
     image: NDArray[np.float32],

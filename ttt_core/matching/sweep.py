@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 NEUTRAL_COST = 0.5
 """Cost of a plane that no source sees, and of every plane at a masked pixel: correlation 0."""
 
+# Helpers are forced inline: half as long again otherwise, and fast-math code that is called may
+# differ in its last bits from process to process (tests/test_compiled_code.py).
 # No 'nnan': NaN marks what is masked or out of view, and every window that touches it.
 _FAST = {"contract", "reassoc", "nsz", "arcp"}
 _RADIUS = 2
@@ -25,7 +27,7 @@ _UNSEEN = -2.0
 _F = np.float32
 
 
-@numba.njit(nogil=True, cache=True, fastmath=_FAST, error_model="numpy")
+@numba.njit(nogil=True, cache=True, forceinline=True, fastmath=_FAST, error_model="numpy")
 def _locate(
     row: float,
     height: int,
@@ -70,7 +72,7 @@ def _locate(
         fraction_y[x] = v - _F(row_index)
 
 
-@numba.njit(nogil=True, cache=True, fastmath=_FAST, error_model="numpy")
+@numba.njit(nogil=True, cache=True, forceinline=True, fastmath=_FAST, error_model="numpy")
 def _sample(
     flat: NDArray[np.float32],
     stride: int,
@@ -91,7 +93,7 @@ def _sample(
         warped[x] = top + fraction_y[x] * (low - top)
 
 
-@numba.njit(nogil=True, cache=True, fastmath=_FAST, error_model="numpy")
+@numba.njit(nogil=True, cache=True, forceinline=True, fastmath=_FAST, error_model="numpy")
 def _sums_along(
     w: NDArray[np.float32],
     r: NDArray[np.float32],
@@ -111,7 +113,7 @@ def _sums_along(
         sum_rw[x] = a * r[x] + b * r[x + 1] + c * r[x + 2] + d * r[x + 3] + e * r[x + 4]
 
 
-@numba.njit(nogil=True, cache=True, fastmath=_FAST, error_model="numpy")
+@numba.njit(nogil=True, cache=True, forceinline=True, fastmath=_FAST, error_model="numpy")
 def _sum_down(
     a: NDArray[np.float32],
     b: NDArray[np.float32],
@@ -124,7 +126,7 @@ def _sum_down(
         total[x] = a[x] + b[x] + c[x] + d[x] + e[x]
 
 
-@numba.njit(nogil=True, cache=True, fastmath=_FAST, error_model="numpy")
+@numba.njit(nogil=True, cache=True, forceinline=True, fastmath=_FAST, error_model="numpy")
 def _correlations(
     sums: NDArray[np.float32],
     mean: NDArray[np.float32],
@@ -144,7 +146,7 @@ def _correlations(
         scores[x] = score if score == score else _F(_UNSEEN)
 
 
-@numba.njit(nogil=True, cache=True, fastmath=_FAST, error_model="numpy")
+@numba.njit(nogil=True, cache=True, forceinline=True, fastmath=_FAST, error_model="numpy")
 def _keep_best(
     scores: NDArray[np.float32], best: NDArray[np.float32], second: NDArray[np.float32]
 ) -> None:
@@ -155,7 +157,7 @@ def _keep_best(
         second[x] = lower if lower > other else other
 
 
-@numba.njit(nogil=True, cache=True, fastmath=_FAST, error_model="numpy")
+@numba.njit(nogil=True, cache=True, forceinline=True, fastmath=_FAST, error_model="numpy")
 def _correlate(
     reference: NDArray[np.float32],
     mean: NDArray[np.float32],
@@ -190,7 +192,7 @@ def _correlate(
         _keep_best(work[3], best[y], second[y])
 
 
-@numba.njit(nogil=True, cache=True, fastmath=_FAST, error_model="numpy")
+@numba.njit(nogil=True, cache=True, forceinline=True, fastmath=_FAST, error_model="numpy")
 def window_statistics(
     padded: NDArray[np.float32],
     noise: np.float32,
@@ -276,7 +278,7 @@ def sweep_cost(
                 cost[y, x, d] = _F(0.5) - _F(0.5) * score if seen else _F(NEUTRAL_COST)
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@numba.njit(nogil=True, cache=True, forceinline=True, error_model="numpy")
 def _pad_sides(padded: NDArray[np.float32]) -> None:
     """Repeats the first and the last inner column into the padding."""
     last = padded.shape[1] - 1
