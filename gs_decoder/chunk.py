@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from gs_decoder.rotations import split_similarity
+from gs_decoder.rotations import are_similarities, split_similarity
 from gs_decoder.splats import InvalidSplats, Splats
 
 
@@ -82,6 +84,22 @@ def frozen_pose(matrix: np.ndarray) -> np.ndarray:
     split_similarity(pose, "T_world_chunk")
     pose.setflags(write=False)
     return pose
+
+
+def frozen_poses(matrices: Sequence[npt.ArrayLike]) -> np.ndarray:
+    """The same for N of them, (N, 4, 4): a loop closure moves thousands.
+
+    Raises:
+        InvalidSimilarity: one of them is not a similarity.
+    """
+    if any(np.shape(matrix) != (4, 4) for matrix in matrices):
+        return np.stack([frozen_pose(np.asarray(matrix)) for matrix in matrices])
+    poses = np.array(matrices, dtype=np.float64).reshape(-1, 4, 4)
+    # Looked at again one by one for the sake of the message.
+    for index in np.flatnonzero(~are_similarities(poses)):
+        split_similarity(poses[index], "T_world_chunk")
+    poses.setflags(write=False)
+    return poses
 
 
 def importance(splats: Splats) -> Tensor:

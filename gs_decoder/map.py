@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gs_decoder.budget import make_room
-from gs_decoder.chunk import Chunk, ChunkMeta, bounding_box, chunk_splats, frozen_pose
+from gs_decoder.chunk import Chunk, ChunkMeta, bounding_box, chunk_splats, frozen_poses
 from gs_decoder.mirror import MapMirror
 from gs_decoder.splats import Splats
 from gs_decoder.updates import (
@@ -171,11 +171,14 @@ class SplatMap(MapMirror):
             UnknownChunk: no such chunk.
             InvalidSimilarity: a pose is not a similarity.
         """
-        moves = []
-        for identity, matrix in poses.items():
-            pose = frozen_pose(np.asarray(matrix))
-            if not np.array_equal(pose, self._held(identity).T_world_chunk):
-                moves.append((identity, self._clock + 1, pose))
+        held = [self._held(identity).T_world_chunk for identity in poses]
+        frozen = frozen_poses(list(poses.values()))
+        changed = (frozen != np.reshape(held, (-1, 4, 4))).any(axis=(1, 2))
+        moves = [
+            (identity, self._clock + 1, pose)
+            for identity, pose, different in zip(poses, frozen, changed)
+            if different
+        ]
         if moves:
             self.apply(MoveUpdate(moves))
 

@@ -67,6 +67,18 @@ def split_similarity(matrix: npt.ArrayLike | Tensor, name: str = "similarity") -
     return Similarity(scale=scale, rotation=rotation, translation=T[:3, 3].copy())
 
 
+def are_similarities(matrices: np.ndarray) -> np.ndarray:
+    """(N,) bool: which of (N, 4, 4) float64 `split_similarity` would take."""
+    with np.errstate(all="ignore"):
+        linear = matrices[:, :3, :3]
+        determinant = np.linalg.det(linear)
+        rotation = linear / np.cbrt(determinant)[:, None, None]
+        error = np.abs(rotation @ np.swapaxes(rotation, 1, 2) - np.eye(3)).max(axis=(1, 2))
+        last_row = np.isclose(matrices[:, 3], (0.0, 0.0, 0.0, 1.0), atol=1e-6).all(axis=1)
+        finite = np.isfinite(matrices).all(axis=(1, 2))
+        return finite & last_row & (determinant > 0) & (error <= _ORTHOGONALITY_TOLERANCE)
+
+
 def inverse_similarity(matrix: npt.ArrayLike | Tensor) -> np.ndarray:
     """The (4, 4) float64 inverse of a similarity."""
     T = split_similarity(matrix)

@@ -11,7 +11,6 @@ follow this one rigidly, as the rig that holds them did, wherever in the order t
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 Float64 = NDArray[np.float64]
+Int64 = NDArray[np.int64]
+
+_ROOM = 256
+"""Frames that a trajectory has memory for at first."""
 
 
 class StaleRevision(ValueError):
@@ -34,13 +37,17 @@ class PosesOutcome:
     unknown: list[int]
 
 
-@dataclass(slots=True)
-class TrackedPose:
-    """A frame's pose in the map: a similarity, (4, 4) float64, scale 1 unless corrected."""
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """The N frames that a correction moved, in order of seq.
 
-    seq: int
-    stamp_ns: int
-    pose: Float64
+    Attributes:
+        before, after: (N, 4, 4) float64 similarities.
+    """
+
+    seqs: list[int]
+    before: Float64
+    after: Float64
 
 
 @dataclass(slots=True)
@@ -90,48 +97,64 @@ class TrajectoryState:
 
 def scale_of(similarity: Float64) -> float:
     """The uniform scale of a (4, 4) similarity."""
-    return float(np.cbrt(np.linalg.det(similarity[:3, :3])))
+    return float(scales_of(similarity))
+
+
+def scales_of(similarities: Float64) -> Float64:
+    """(...) uniform scales of (..., 4, 4) similarities."""
+    return np.cbrt(np.linalg.det(similarities[..., :3, :3]))
 
 
 def rigid(similarity: Float64) -> Float64:
-    """The camera pose of a similarity: the same centre and axes, without its scale."""
+    """The camera poses of (..., 4, 4) similarities: centres and axes, without their scale."""
     pose = similarity.copy()
-    pose[:3, :3] /= scale_of(similarity)
+    pose[..., :3, :3] /= scales_of(similarity)[..., None, None]
     return pose
 
 
-def blend(first: Float64, second: Float64, weight: float) -> Float64:
-    """Between two similarities: centre linearly, scale geometrically, rotation along the arc."""
-    scale_a = np.cbrt(np.linalg.det(first[:3, :3]))
-    scale_b = np.cbrt(np.linalg.det(second[:3, :3]))
-    rotation_a, rotation_b = first[:3, :3] / scale_a, second[:3, :3] / scale_b
-    blended = np.eye(4)
-    blended[:3, :3] = (
-        rotation_a
-        @ _rotation_power(rotation_a.T @ rotation_b, weight)
-        * (scale_a ** (1.0 - weight) * scale_b**weight)
-    )
-    blended[:3, 3] = (1.0 - weight) * first[:3, 3] + weight * second[:3, 3]
+def blend(first: Float64, second: Float64, weight: float | Float64) -> Float64:
+    """Between two similarities: centre linearly, scale geometrically, rotation along the arc.
+
+    Args:
+        first, second: (..., 4, 4). weight: (...), 0 gives `first`, 1 `second`.
+    """
+    scale_a, scale_b = scales_of(first), scales_of(second)
+    rotation_a = first[..., :3, :3] / scale_a[..., None, None]
+    rotation_b = second[..., :3, :3] / scale_b[..., None, None]
+    turn = _rotation_power(np.swapaxes(rotation_a, -1, -2) @ rotation_b, weight)
+    scale = scale_a * (scale_b / scale_a) ** weight
+    part = np.asarray(weight)[..., None]
+    blended = np.zeros_like(first)
+    blended[..., 3, 3] = 1.0
+    blended[..., :3, :3] = rotation_a @ turn * scale[..., None, None]
+    blended[..., :3, 3] = (1.0 - part) * first[..., :3, 3] + part * second[..., :3, 3]
     return blended
 
 
-def _rotation_power(rotation: Float64, power: float) -> Float64:
-    """`rotation` turned by `power` of its angle (Rodrigues)."""
-    skew = 0.5 * (rotation - rotation.T)
-    axis = np.array([skew[2, 1], skew[0, 2], skew[1, 0]])
-    sine = float(np.linalg.norm(axis))
-    angle = float(np.arctan2(sine, 0.5 * (np.trace(rotation) - 1.0)))
-    if sine < 1e-9:
-        if angle < 1.0:
-            return np.eye(3)
-        # Half a turn: the axis is the column space of R + I.
-        columns = rotation + np.eye(3)
-        axis = columns[:, int(np.argmax(np.linalg.norm(columns, axis=0)))]
-        sine = float(np.linalg.norm(axis))
-    x, y, z = axis / sine
-    cross = np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
-    turn = power * angle
-    return np.eye(3) + np.sin(turn) * cross + (1.0 - np.cos(turn)) * cross @ cross
+def _rotation_power(rotation: Float64, power: float | Float64) -> Float64:
+    """`rotation` (..., 3, 3) turned by `power` (...) of its angle (Rodrigues)."""
+    axis = 0.5 * np.stack(
+        [
+            rotation[..., 2, 1] - rotation[..., 1, 2],
+            rotation[..., 0, 2] - rotation[..., 2, 0],
+            rotation[..., 1, 0] - rotation[..., 0, 1],
+        ],
+        axis=-1,
+    )
+    sine = np.linalg.norm(axis, axis=-1)
+    angle = np.arctan2(sine, 0.5 * (np.trace(rotation, axis1=-2, axis2=-1) - 1.0))
+    # Half a turn: the axis is the column space of R + I. No turn: any axis will do.
+    columns = rotation + np.eye(3)
+    longest = np.linalg.norm(columns, axis=-2).argmax(-1)[..., None, None]
+    half_turn = np.take_along_axis(columns, longest, axis=-1)[..., 0]
+    flat = sine < 1e-9
+    axis = np.where(flat[..., None], half_turn, axis)
+    x, y, z = np.moveaxis(axis / np.linalg.norm(axis, axis=-1, keepdims=True), -1, 0)
+    nothing = np.zeros_like(x)
+    cross = np.stack([nothing, -z, y, z, nothing, -x, -y, x, nothing], axis=-1)
+    cross = cross.reshape(rotation.shape)
+    turn = np.where(flat & (angle < 1.0), 0.0, power * angle)[..., None, None]
+    return np.eye(3) + np.sin(turn) * cross + (1.0 - np.cos(turn)) * (cross @ cross)
 
 
 def _pending(figures: Mapping[str, Any]) -> _Pending:
@@ -147,28 +170,37 @@ def _pending(figures: Mapping[str, Any]) -> _Pending:
 
 
 class Trajectory:
-    """Every frame's pose, the corrections so far, and what they mean for frames still to come."""
+    """Every frame's pose, the corrections so far, and what they mean for frames still to come.
+
+    A pose is a similarity, scale 1 unless corrected. Seqs only grow.
+    """
 
     def __init__(self) -> None:
         self.revision = -1
-        self._frames: dict[int, TrackedPose] = {}
-        self._seqs: list[int] = []
+        self._count = 0
+        # Arrays, of which the first `_count` are in use: a loop closure changes thousands at once.
+        self._seqs: Int64 = np.zeros(_ROOM, np.int64)
+        self._stamps: Int64 = np.zeros(_ROOM, np.int64)
+        self._poses: Float64 = np.zeros((_ROOM, 4, 4))
         self._seq_of_stamp: dict[int, int] = {}
         self._pending: list[_Pending] = []
 
     def __contains__(self, seq: int) -> bool:
-        return seq in self._frames
+        place = int(np.searchsorted(self._seqs[: self._count], seq))
+        return place < self._count and int(self._seqs[place]) == seq
 
     def __len__(self) -> int:
-        return len(self._frames)
+        return self._count
 
     def pose(self, seq: int) -> Float64:
-        """The frame's current similarity, (4, 4) float64."""
-        return self._frames[seq].pose
+        """The frame's current similarity, (4, 4) float64.
 
-    def poses(self) -> dict[int, Float64]:
-        """Every frame's current similarity by seq."""
-        return {seq: frame.pose for seq, frame in self._frames.items()}
+        Raises:
+            KeyError: there is no such frame.
+        """
+        if seq not in self:
+            raise KeyError(seq)
+        return self._poses[np.searchsorted(self._seqs[: self._count], seq)].copy()
 
     def add(self, seq: int, stamp_ns: int, c2w: Float64) -> Float64:
         """Take a new frame; returns its pose in the corrected world.
@@ -180,19 +212,30 @@ class Trajectory:
         for correction in self._pending:
             pose = correction.follow(seq, stamp_ns, pose)
         self._pending = [correction for correction in self._pending if seq < correction.upto]
-        self._frames[seq] = TrackedPose(seq, stamp_ns, pose)
-        self._seqs.append(seq)
-        self._seq_of_stamp.setdefault(stamp_ns, seq)
+        self._append(seq, stamp_ns, pose)
         return pose
+
+    def _append(self, seq: int, stamp_ns: int, pose: Float64) -> None:
+        place = self._count
+        assert not place or seq > self._seqs[place - 1], "frames come in order of seq"
+        if place == len(self._seqs):
+            self._seqs, self._stamps = (
+                np.concatenate([array, np.zeros_like(array)])
+                for array in (self._seqs, self._stamps)
+            )
+            self._poses = np.concatenate([self._poses, np.zeros_like(self._poses)])
+        self._seqs[place], self._stamps[place], self._poses[place] = seq, stamp_ns, pose
+        self._count += 1
+        self._seq_of_stamp.setdefault(stamp_ns, seq)
 
     def state(self) -> TrajectoryState:
         """A copy of all of it."""
-        frames = [self._frames[seq] for seq in self._seqs]
+        used = slice(0, self._count)
         return TrajectoryState(
             revision=self.revision,
-            seqs=np.array(self._seqs, np.int64),
-            stamps=np.array([frame.stamp_ns for frame in frames], np.int64),
-            poses=np.array([frame.pose for frame in frames], np.float64).reshape(-1, 4, 4),
+            seqs=self._seqs[used].copy(),
+            stamps=self._stamps[used].copy(),
+            poses=self._poses[used].copy(),
             pending=[correction.figures() for correction in self._pending],
         )
 
@@ -201,7 +244,7 @@ class Trajectory:
         """The opposite of `state`."""
         trajectory = cls()
         for seq, stamp_ns, pose in zip(state.seqs.tolist(), state.stamps.tolist(), state.poses):
-            trajectory.add(seq, stamp_ns, np.array(pose))
+            trajectory._append(seq, stamp_ns, pose)
         trajectory.revision = state.revision
         trajectory._pending = [_pending(figures) for figures in state.pending]
         return trajectory
@@ -212,7 +255,8 @@ class Trajectory:
 
     def last_seq_until(self, stamp_ns: int) -> int:
         """The highest seq whose stamp is not after this; -1 if there is none."""
-        return max((f.seq for f in self._frames.values() if f.stamp_ns <= stamp_ns), default=-1)
+        places = np.flatnonzero(self._stamps[: self._count] <= stamp_ns)
+        return int(self._seqs[places[-1]]) if len(places) else -1
 
     def revise(
         self,
@@ -222,7 +266,7 @@ class Trajectory:
         by: str,
         upto: int,
         coming: Mapping[int, int],
-    ) -> tuple[dict[int, Float64], list[int]]:
+    ) -> tuple[Moved, list[int]]:
         """Apply a correction as it was sent.
 
         Args:
@@ -233,7 +277,7 @@ class Trajectory:
             coming: key → seq of named frames that are still to be added.
 
         Returns:
-            seq → new similarity of every frame that moved; the keys that nobody knows.
+            what moved; the keys that nobody knows.
 
         Raises:
             StaleRevision: nothing was changed.
@@ -247,25 +291,29 @@ class Trajectory:
         if by == "stamp":
             seqs = self.seqs_by_stamp(entries)
         else:
-            seqs = {seq: seq for seq in entries if seq in self}
+            seqs = {seq: seq for seq in self._known(entries)}
         later = {name: seq for name, seq in coming.items() if name not in seqs}
         unknown = [name for name in entries if name not in seqs and name not in later]
-        before = self.poses()
-        corrected = self.correct(
+        moved = self.correct(
             {seq: np.asarray(entries[name], np.float64) for name, seq in seqs.items()},
             upto,
             {seq: np.asarray(entries[name], np.float64) for name, seq in later.items()},
         )
         # A confirmed pose is no motion; to compute one would only add rounding.
-        moved = {s: pose for s, pose in corrected.items() if not np.array_equal(pose, before[s])}
-        return moved, unknown
+        changed = np.flatnonzero((moved.before != moved.after).any(axis=(1, 2)))
+        seqs_moved = [moved.seqs[place] for place in changed]
+        return Moved(seqs_moved, moved.before[changed], moved.after[changed]), unknown
+
+    def _known(self, seqs: Iterable[int]) -> list[int]:
+        wanted = np.fromiter(seqs, np.int64)
+        return wanted[np.isin(wanted, self._seqs[: self._count])].tolist()
 
     def correct(
         self,
         poses: Mapping[int, Float64],
         upto: int,
         coming: Mapping[int, Float64] | None = None,
-    ) -> dict[int, Float64]:
+    ) -> Moved:
         """Apply corrected poses.
 
         Args:
@@ -275,44 +323,51 @@ class Trajectory:
                 `poses` and the first of these follow the former.
 
         Returns:
-            seq → new similarity of every frame that moved.
+            every frame that follows, those among them that were confirmed where they were.
         """
-        anchors = sorted(poses)
         named = {seq: np.array(pose) for seq, pose in (coming or {}).items()}
         upto = max([upto, *named])
-        if not anchors:
+        if not poses:
             if named:
                 self._pending.append(_Pending(upto, np.eye(4), {}, named))
-            return {}
-        first, last = anchors[0], anchors[-1]
-        motions = {s: poses[s] @ np.linalg.inv(self._frames[s].pose) for s in anchors}
-        of_stamp = {self._frames[seq].stamp_ns: motions[seq] for seq in anchors}
-        moved: dict[int, Float64] = {}
-        start = bisect_left(self._seqs, first)
-        stop = bisect_right(self._seqs, max(upto, last))
-        for seq in self._seqs[start:stop]:
-            frame = self._frames[seq]
-            place = bisect_right(anchors, seq) - 1
-            before = anchors[place]
-            follow = motions[before] @ frame.pose
-            if seq in poses:
-                follow = poses[seq]
-            elif frame.stamp_ns in of_stamp:
-                follow = of_stamp[frame.stamp_ns] @ frame.pose
-            elif place + 1 < len(anchors):
-                after = anchors[place + 1]
-                other = motions[after] @ frame.pose
-                follow = blend(follow, other, self._share(before, seq, after))
-            moved[seq] = np.array(follow)
-        if not self._seqs or upto > self._seqs[-1]:
-            self._pending.append(_Pending(upto, motions[last], of_stamp, named))
-        for seq, pose in moved.items():
-            self._frames[seq].pose = pose
-        return moved
+            return Moved([], np.zeros((0, 4, 4)), np.zeros((0, 4, 4)))
+        seqs = self._seqs[: self._count]
+        anchors = np.array(sorted(poses), np.int64)
+        places = np.searchsorted(seqs, anchors)
+        corrected = np.stack([poses[seq] for seq in anchors.tolist()])
+        motions = corrected @ np.linalg.inv(self._poses[places])
+        first, stop = places[0], np.searchsorted(seqs, max(upto, anchors[-1]), side="right")
+        span = slice(first, stop)
+        before = self._poses[span].copy()
+        after = self._follow(span, anchors, self._stamps[places], motions)
+        after[places - first] = corrected
+        if stop == self._count and upto > seqs[-1]:
+            of_stamp = dict(zip(self._stamps[places].tolist(), motions))
+            self._pending.append(_Pending(upto, motions[-1], of_stamp, named))
+        self._poses[span] = after
+        return Moved(seqs[span].tolist(), before, after)
 
-    def _share(self, before: int, seq: int, after: int) -> float:
-        """Where between two frames a third lies: by time, by number where time stands still."""
-        t0, t, t1 = (self._frames[s].stamp_ns for s in (before, seq, after))
-        if t0 < t1 and t0 <= t <= t1:
-            return (t - t0) / (t1 - t0)
-        return (seq - before) / (after - before)
+    def _follow(
+        self, span: slice, anchors: Int64, anchor_stamps: Int64, motions: Float64
+    ) -> Float64:
+        """(N, 4, 4) of the frames in `span`, which begins with the first anchor, as they follow
+        the anchors (A,), which moved by `motions` (A, 4, 4)."""
+        seqs, stamps, poses = self._seqs[span], self._stamps[span], self._poses[span]
+        before = np.searchsorted(anchors, seqs, side="right") - 1
+        by_stamp = np.argsort(anchor_stamps, kind="stable")
+        place = np.searchsorted(anchor_stamps[by_stamp], stamps, side="right") - 1
+        twin = by_stamp[np.maximum(place, 0)]
+        is_twin = (place >= 0) & (anchor_stamps[twin] == stamps)
+        after = motions[np.where(is_twin, twin, before)] @ poses
+        (between,) = np.nonzero(~is_twin & (before + 1 < len(anchors)))
+        a, b = before[between], before[between] + 1
+        t0, t, t1 = anchor_stamps[a], stamps[between], anchor_stamps[b]
+        # By time, by number where time stands still.
+        timed = (t0 < t1) & (t0 <= t) & (t <= t1)
+        weight = np.where(
+            timed,
+            (t - t0) / np.where(timed, t1 - t0, 1),
+            (seqs[between] - anchors[a]) / (anchors[b] - anchors[a]),
+        )
+        after[between] = blend(after[between], motions[b] @ poses[between], weight)
+        return after

@@ -29,7 +29,7 @@ from streamer.session.batching import (
     thumbnail,
     view_batch,
 )
-from streamer.session.corrections import PosesOutcome, Trajectory, rigid, scale_of
+from streamer.session.corrections import Moved, PosesOutcome, Trajectory, rigid, scale_of, scales_of
 from streamer.session.keyframe_table import KeyframeTable
 from streamer.session.keyframes import KeyframeSelector
 from streamer.session.outbox import Keyframe, Outbox, SessionStatus
@@ -328,37 +328,38 @@ class Engine:
         """
         if upto is None:
             upto = len(self.trajectory) and max(self.refiner.views, default=0)
-        before = self.trajectory.poses()
         moved, unknown = self.trajectory.revise(
             revision, entries, by=by, upto=upto, coming=coming or {}
         )
-        self._move(moved, before)
-        chunks = [seq for seq in moved if seq in self.chunk_of_seq]
+        chunks = self._move(moved) if moved.seqs else 0
         if chunks:
             self.quiet_since_step = self.refiner.steps
         self._publish_what_is_due()
-        return PosesOutcome(len(chunks), unknown)
+        return PosesOutcome(chunks, unknown)
 
-    def _move(self, moved: Mapping[int, Float64], before: Mapping[int, Float64]) -> None:
-        motions = {
-            self.chunk_of_seq[seq]: pose @ np.linalg.inv(before[seq])
-            for seq, pose in moved.items()
-            if seq in self.chunk_of_seq
-        }
-        chunks = self.map.chunks
-        self.map.move({c: motion @ chunks[c].T_world_chunk for c, motion in motions.items()})
-        cameras = {seq: rigid(pose) for seq, pose in moved.items()}
-        newest = cameras[max(cameras)][:3, 3] if cameras else None
-        self.refiner.move_chunks(motions, near=newest)
-        growth = {seq: scale_of(pose) / scale_of(before[seq]) for seq, pose in moved.items()}
-        growth = {seq: g if abs(g - 1.0) >= _SAME_SCALE else 1.0 for seq, g in growth.items()}
-        self.refiner.move_views(cameras, growth)
-        self.selector.move(cameras)
+    def _move(self, moved: Moved) -> int:
+        """Take all that belongs to these frames along; how many chunks."""
+        with_chunk = [p for p, seq in enumerate(moved.seqs) if seq in self.chunk_of_seq]
+        ids = [self.chunk_of_seq[moved.seqs[place]] for place in with_chunk]
+        motions = moved.after[with_chunk] @ np.linalg.inv(moved.before[with_chunk])
+        poses = [self.map.chunks[chunk].T_world_chunk for chunk in ids]
+        self.map.move(dict(zip(ids, motions @ np.reshape(poses, (-1, 4, 4)))))
+        cameras = dict(zip(moved.seqs, rigid(moved.after)))
         key_cameras = {seq: camera for seq, camera in cameras.items() if seq in self.keyframes}
-        self.model_state = self.model.move(self.model_state, key_cameras, growth)
         for seq, camera in key_cameras.items():
             self.keyframes[seq] = self.keyframes[seq].moved(camera)
         self._moved_cameras |= key_cameras
+        # Whoever watches need not wait until all the rest has moved as well.
+        if not self.paused:
+            self._send()
+        self.refiner.move_chunks(dict(zip(ids, motions)), near=cameras[moved.seqs[-1]][:3, 3])
+        factors = scales_of(moved.after) / scales_of(moved.before)
+        factors[np.abs(factors - 1.0) < _SAME_SCALE] = 1.0
+        growth = dict(zip(moved.seqs, factors.tolist()))
+        self.refiner.move_views(cameras, growth)
+        self.selector.move(key_cameras)
+        self.model_state = self.model.move(self.model_state, key_cameras, growth)
+        return len(ids)
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:

@@ -66,10 +66,10 @@ class KeyframeSelector:
 
     def move(self, poses: dict[int, Float64]) -> None:
         """Take corrected poses of key frames."""
-        for place, seq in enumerate(self._seqs):
-            if seq in poses:
-                self._centres[place] = poses[seq][:3, 3]
-                self._axes[place] = poses[seq][:3, 2] / np.linalg.norm(poses[seq][:3, 2])
+        places = [place for place, seq in enumerate(self._seqs) if seq in poses]
+        moved = np.reshape([poses[self._seqs[place]] for place in places], (-1, 4, 4))
+        self._centres[places] = moved[:, :3, 3]
+        self._axes[places] = moved[:, :3, 2] / np.linalg.norm(moved[:, :3, 2], axis=1)[:, None]
 
     def places(self) -> tuple[list[int], Float64, Float64]:
         """A copy of what is remembered: seqs, centres (N, 3), viewing axes (N, 3)."""

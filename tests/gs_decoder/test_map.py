@@ -206,6 +206,12 @@ class TestErrors:
     def test_poses_that_are_no_similarity(self, matrix: np.ndarray, message: str) -> None:
         with pytest.raises(InvalidSimilarity, match=message):
             ChunkMeta(frame_seq=0, stamp_ns=0, camera="a", T_world_chunk=matrix)
+        splat_map = SplatMap()
+        first, second = (splat_map.add(chunk_meta(), random_splats(3)) for _ in range(2))
+        before = splat_map.have()
+        with pytest.raises(InvalidSimilarity, match=message):
+            splat_map.move({first: random_similarity(0), second: matrix})
+        assert splat_map.have() == before
 
     def test_splats_that_no_map_can_hold(self) -> None:
         good = random_splats(4)

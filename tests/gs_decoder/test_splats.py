@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from map_helpers import random_rotation, random_similarity, random_splats
 
 from gs_decoder import (
+    InvalidSimilarity,
     InvalidSplats,
     Splats,
     evaluate_sh,
@@ -17,8 +18,10 @@ from gs_decoder import (
     rotate_sh,
     sh_basis,
     sh_from_rgb,
+    split_similarity,
 )
 from gs_decoder.rotations import (
+    are_similarities,
     matrix_from_quaternion,
     multiply_quaternions,
     quaternion_from_axis_angle,
@@ -198,3 +201,37 @@ def test_numpy_select_and_cat() -> None:
     assert mixed.sh_degree == 2
     assert not mixed.sh[:2, 1:].any()
     assert Splats.cat([]).count == 0
+
+
+def spoilt(seed: int, kind: int, size: float) -> np.ndarray:
+    """A similarity, and by kind something that is none, more or less."""
+    T = random_similarity(seed)
+    if kind == 1:
+        T[0, :3] *= 1.0 + size
+    elif kind == 2:
+        T[:3, 0] *= -1.0
+    elif kind == 3:
+        T[2, 3] = np.inf if size > 1e-3 else np.nan
+    elif kind == 4:
+        T[3, 1] = size
+    elif kind == 5:
+        T[:3, :3] = 0.0
+    return T
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    entries=st.lists(st.tuples(SEEDS, st.integers(0, 5), st.floats(1e-8, 0.1)), max_size=6),
+)
+def test_many_similarities_are_judged_as_each_of_them(
+    entries: list[tuple[int, int, float]],
+) -> None:
+    matrices = [spoilt(*entry) for entry in entries]
+    expected = []
+    for matrix in matrices:
+        try:
+            split_similarity(matrix)
+            expected.append(True)
+        except InvalidSimilarity:
+            expected.append(False)
+    assert are_similarities(np.reshape(matrices, (-1, 4, 4))).tolist() == expected

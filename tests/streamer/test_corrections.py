@@ -43,8 +43,8 @@ def test_one_world_motion_moves_every_frame_alike(seed, scale):
     motion = random_pose(rng, scale)
     named = sorted(rng.choice(np.arange(1, 12), size=4, replace=False))
     moved = trajectory.correct({int(s): motion @ poses[s] for s in named}, upto=11)
-    assert sorted(moved) == list(range(named[0], 12))
-    for seq in moved:
+    assert moved.seqs == list(range(named[0], 12))
+    for seq in moved.seqs:
         assert np.allclose(trajectory.pose(seq), motion @ poses[seq], atol=1e-8)
     for seq in range(named[0]):
         assert np.array_equal(trajectory.pose(seq), poses[seq])
@@ -92,7 +92,7 @@ def test_a_frame_still_to_come_takes_the_pose_that_was_named_for_it():
 def test_frames_to_come_are_corrected_although_none_is_known():
     rng = np.random.default_rng(6)
     trajectory, named = Trajectory(), random_pose(rng)
-    assert trajectory.correct({}, upto=-1, coming={1: named}) == {}
+    assert not trajectory.correct({}, upto=-1, coming={1: named}).seqs
     first, second = random_pose(rng), random_pose(rng)
     assert np.allclose(trajectory.add(0, 0, first), first)
     assert np.array_equal(trajectory.add(1, 1, second), named)
@@ -186,7 +186,61 @@ def test_a_camera_that_came_late_is_not_taken_for_the_one_that_was_named():
     moved = trajectory.correct(
         {trajectory.seqs_by_stamp([0])[0]: motion @ poses[0], 2: poses[2]}, upto=2
     )
-    assert sorted(moved) == [0, 1, 2]
+    assert moved.seqs == [0, 1, 2]
     assert np.array_equal(trajectory.pose(0), motion @ poses[0])
     assert np.allclose(trajectory.pose(1), motion @ poses[1])
     assert np.array_equal(trajectory.pose(2), poses[2])
+
+
+def plain(walked, corrected, upto):
+    """What the module's docstring says, frame by frame; `walked` holds (seq, stamp, pose)."""
+    stamps = {seq: stamp for seq, stamp, _ in walked}
+    motions = {s: corrected[s] @ np.linalg.inv(pose) for s, _, pose in walked if s in corrected}
+    twins = {stamps[seq]: motion for seq, motion in sorted(motions.items())}
+    after = {}
+    for seq, stamp, pose in walked:
+        earlier = [s for s in motions if s <= seq]
+        later = [s for s in motions if s > seq]
+        if not earlier or seq > max(upto, *corrected):
+            continue
+        a = max(earlier)
+        if seq in corrected:
+            after[seq] = corrected[seq]
+        elif stamp in twins:
+            after[seq] = twins[stamp] @ pose
+        elif later:
+            b = min(later)
+            share = (seq - a) / (b - a)
+            if stamps[a] < stamps[b] and stamps[a] <= stamp <= stamps[b]:
+                share = (stamp - stamps[a]) / (stamps[b] - stamps[a])
+            after[seq] = blend(motions[a] @ pose, motions[b] @ pose, share)
+        else:
+            after[seq] = motions[a] @ pose
+    return after
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**31),
+    stamps=st.lists(st.integers(0, 6), min_size=1, max_size=14),
+    named=st.sets(st.integers(0, 13), min_size=1, max_size=5),
+    upto=st.integers(-1, 15),
+)
+def test_all_at_once_is_one_after_the_other(seed, stamps, named, upto):
+    """Of clocks that stand still or run backwards, too; numbers have gaps."""
+    rng = np.random.default_rng(seed)
+    walked = [(2 * n, 10 * stamp, random_pose(rng)) for n, stamp in enumerate(stamps)]
+    trajectory = Trajectory()
+    for frame in walked:
+        trajectory.add(*frame)
+    anchors = sorted({2 * (n % len(stamps)) for n in named})
+    corrected = {seq: random_pose(rng, 1.2) for seq in anchors}
+    moved = trajectory.correct(corrected, upto=2 * upto)
+    expected = plain(walked, corrected, 2 * upto)
+    assert moved.seqs == list(expected)
+    before = {seq: pose for seq, _, pose in walked}
+    for place, seq in enumerate(moved.seqs):
+        assert np.array_equal(moved.before[place], before[seq])
+        assert np.allclose(moved.after[place], expected[seq], atol=1e-9)
+    for seq, _, pose in walked:
+        assert np.allclose(trajectory.pose(seq), expected.get(seq, pose), atol=1e-9)
