@@ -16,6 +16,7 @@ file, beside the other command's.
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 import threading
 import time
@@ -75,8 +76,10 @@ class Stages(Options):
 class Daemon(Options):
     """A daemon with everybody around it."""
 
-    fps: float = 10.0
+    fps: float = 2.0
     """Frames a second that come in meanwhile."""
+    sessions: Path | None = None
+    """Folder for the daemon's session, so that the next run finds it filled."""
 
 
 def walk(long_side: int) -> Material:
@@ -228,6 +231,7 @@ class Camera:
     def __init__(self, client: Client, what: Material) -> None:
         self._client, self._what = client, what
         self._seqs = count(client.acked + 1)
+        self.resumed = client.acked >= 0
         self._end = threading.Event()
 
     def send(self) -> None:
@@ -314,12 +318,13 @@ def through_a_daemon(options: Daemon) -> dict[str, Any]:
     """From the call of `send_poses` to a subscriber's map."""
     what = walk(options.long_side)
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+        folder = options.sessions or Path(name)
         with (
             daemon(options, folder, refine=False) as process,
             watching(process) as reader,
             camera(process, what) as filling,
         ):
+            until(lambda: (reader.poll(0.1), not filling.resumed or reader.synced)[1], "the map")
             while len(reader.mirror.chunks) < options.keyframes:
                 reader.poll()
                 filling.send()
@@ -382,7 +387,9 @@ def main() -> None:
         name, result = "stages", stages(options)
     else:
         name, result = "daemon", through_a_daemon(options)
-    result = {"machine": hardware(), **result}
+    # Of the minute before: what else runs on the machine makes every figure larger.
+    load = round(os.getloadavg()[0], 1)
+    result = {"machine": hardware(), "load": load, **result}
     print(json.dumps(result, indent=1))
     if options.json is not None:
         known = json.loads(options.json.read_text()) if options.json.exists() else {}

@@ -17,7 +17,7 @@ from streamer.conventions import ConventionError, check_convention
 from streamer.ingest.backstage import Backstage
 from streamer.ingest.checks import camera_models, checked_job
 from streamer.ingest.decoder import Decoder, Verdict
-from streamer.ingest.poses import corrected_poses
+from streamer.ingest.poses import corrected_poses, opencv_entries
 from streamer.ingest.replies import Reply
 from streamer.ingest.restore import SessionMaker
 from streamer.ingest.sessions import Process, Sender, Session
@@ -309,14 +309,7 @@ class Door:
             axes = session.axes(keys, header.by, _own_convention(peer.hello))
         except ConventionError as error:
             raise ProtocolError("bad_camera", str(error)) from None
-        known = [
-            index for index, key in enumerate(keys) if not isinstance(axes, dict) or key in axes
-        ]
-        entries = []
-        for index in known:
-            key = keys[index]
-            opencv = poses[index] @ (axes[key] if isinstance(axes, dict) else axes)
-            entries.append((key, opencv.reshape(-1).tolist()))
+        entries = opencv_entries(keys, poses, axes)
         forward = PosesForward(
             revision=header.revision,
             client=identity.hex(),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,6 +60,23 @@ def corrected_poses(entries: Sequence[tuple[int, list[float]]]) -> NDArray[np.fl
         except PoseError as error:
             raise ProtocolError("bad_pose", str(error)) from None
     return poses
+
+
+def opencv_entries(
+    keys: Sequence[int],
+    poses: NDArray[np.float64],
+    axes: NDArray[np.float64] | Mapping[int, NDArray[np.float64]],
+) -> list[tuple[int, list[float]]]:
+    """(key, pose with OpenCV axes) of corrected poses (N, 4, 4).
+
+    Args:
+        axes: (4, 4) of all of them, or by key; keys without are left out.
+    """
+    if isinstance(axes, Mapping):
+        known = [index for index, key in enumerate(keys) if key in axes]
+        keys, poses = [keys[index] for index in known], poses[known]
+        axes = np.reshape([axes[key] for key in keys], (-1, 4, 4))
+    return list(zip(keys, (poses @ axes).reshape(-1, 16).tolist(), strict=True))
 
 
 def _plausible(poses: NDArray[np.float64]) -> NDArray[np.bool_]:

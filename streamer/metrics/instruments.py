@@ -86,7 +86,8 @@ class SessionInstruments:
         self._session = session
         self._stages = Histogram(
             "splatstream_session_stage_seconds",
-            "batch, and within it keyframes, predict, fuse, publish; refine: one step",
+            "batch, and within it keyframes, predict, fuse, publish; refine: one step; "
+            "correct: one correction of poses",
             ["session", "stage"],
             registry=registry,
             buckets=_SECONDS,

@@ -80,7 +80,8 @@ def read_update(message: Message) -> UpdateMessage:
     if isinstance(header, ChunkHeader):
         update = ChunkUpdate(decode_chunk(header, message.parts))
     elif isinstance(header, MoveHeader):
-        update = MoveUpdate([(i, r, _matrix(pose)) for i, r, pose in header.moves])
+        poses = _matrices([pose for _, _, pose in header.moves])
+        update = MoveUpdate([(i, r, pose) for (i, r, _), pose in zip(header.moves, poses)])
     elif isinstance(header, DropHeader):
         update = DropUpdate(list(header.chunks))
     elif isinstance(header, ResetHeader):
@@ -105,7 +106,7 @@ def decode_chunk(header: ChunkHeader, parts: Sequence[Buffer]) -> Chunk:
         frame_seq=header.frame_seq,
         stamp_ns=header.stamp_ns,
         camera=header.camera,
-        T_world_chunk=_matrix(header.T_world_chunk),
+        T_world_chunk=_matrices([header.T_world_chunk])[0],
         aabb=np.array(header.aabb, np.float64),
         splats=Splats.from_numpy(arrays),
     )
@@ -139,9 +140,9 @@ def _flat(values: NDArray[Any]) -> list[float]:
     return np.asarray(values, np.float64).reshape(-1).tolist()
 
 
-def _matrix(values: Sequence[float]) -> NDArray[np.float64]:
-    matrix = np.array(values, np.float64).reshape(4, 4)
-    if not np.isfinite(matrix).all():
+def _matrices(values: Sequence[Sequence[float]]) -> NDArray[np.float64]:
+    matrices = np.array(values, np.float64).reshape(-1, 4, 4)
+    if not np.isfinite(matrices).all():
         raise ProtocolError("bad_pose", "T_world_chunk: not finite")
-    matrix.setflags(write=False)
-    return matrix
+    matrices.setflags(write=False)
+    return matrices

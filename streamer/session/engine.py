@@ -326,6 +326,7 @@ class Engine:
         Raises:
             StaleRevision: nothing was changed.
         """
+        started = time.perf_counter()
         if upto is None:
             upto = len(self.trajectory) and max(self.refiner.views, default=0)
         moved, unknown = self.trajectory.revise(
@@ -335,6 +336,7 @@ class Engine:
         if chunks:
             self.quiet_since_step = self.refiner.steps
         self._publish_what_is_due()
+        self.outbox.took("correct", time.perf_counter() - started)
         return PosesOutcome(chunks, unknown)
 
     def _move(self, moved: Moved) -> int:

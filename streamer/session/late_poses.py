@@ -26,9 +26,10 @@ def apply_forwarded(
     stamps = [(frame.stamp_ns, frame.seq) for frame in waiting]
     stamps += [(stamp, seq) for seq, stamp in poses.waiting]
     first = waiting[0].seq if waiting else next_seq
+    corrected = np.reshape([pose for _, pose in poses.entries], (-1, 4, 4))
     return engine.apply_poses(
         poses.revision,
-        {name: np.reshape(pose, (4, 4)) for name, pose in poses.entries},
+        dict(zip([name for name, _ in poses.entries], corrected)),
         by=poses.by,
         upto=_last_old_seq(engine, poses, stamps),
         coming=_coming(poses, stamps, first),

@@ -61,7 +61,7 @@ class Outbox:
 
     def took(self, stage: str, seconds: float) -> None:
         """A stage of the engine's work is done: `batch`, and within it `keyframes`, `predict`,
-        `fuse`, `publish`; `refine` for one step.
+        `fuse`, `publish`; `refine` for one step; `correct` for one correction of poses.
         """
 
     def latency(self, seconds: float) -> None:
