@@ -1,0 +1,150 @@
+"""A subscriber that stops reading costs the others nothing, and catches up when it wakes."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from map_strategies import random_similarity, random_splats
+from publisher_helpers import LIMIT_S, Feed, serving, wait_for
+from reader_process import digest
+
+from streamer.config import PublisherConfig, ServeConfig, ViewerConfig
+from streamer.daemon_process import DaemonProcess
+from streamer.process_stats import daemon_processes, process_stats
+
+HWM = 16
+CHUNKS = 10
+SPLATS = 20_000
+CHUNK_MB = SPLATS * 4 * (3 + 4 + 3 + 1 + 3) / 1e6
+PUBLISHED = 100
+"""Updates while one reader stands still: 101 MB of them."""
+
+
+class Reader:
+    """A subscriber in a process of its own, and what it says."""
+
+    def __init__(self, addresses: dict[str, str], session: str) -> None:
+        script = Path(__file__).with_name("reader_process.py")
+        self.process = subprocess.Popen(
+            [sys.executable, str(script), addresses["updates"], addresses["requests"], session],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.news: list[dict[str, object]] = []
+        self._thread = threading.Thread(target=self._listen, daemon=True)
+        self._thread.start()
+
+    @property
+    def seq(self) -> object:
+        """Up to which it has everything."""
+        return self.news[-1]["seq"] if self.news else None
+
+    def _listen(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.news.append(json.loads(line))
+
+    def end(self) -> str:
+        """The digest of its map."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        assert self.process.wait(LIMIT_S) == 0
+        self._thread.join(LIMIT_S)
+        return str(self.news[-1]["digest"])
+
+    def kill(self) -> None:
+        """Whatever it does."""
+        self.process.kill()
+        self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout):
+            assert pipe is not None
+            pipe.close()
+
+
+@contextmanager
+def daemon(folder: Path) -> Iterator[tuple[DaemonProcess, int, Path]]:
+    """A daemon, its publisher's process, and where a session finds that."""
+    config = ServeConfig(
+        ingest="tcp://127.0.0.1:*",
+        updates="tcp://127.0.0.1:*",
+        requests="tcp://127.0.0.1:*",
+        session_dir=folder,
+        viewer=ViewerConfig(enabled=False),
+        publisher=PublisherConfig(updates_hwm=HWM),
+    )
+    with DaemonProcess(config) as process:
+        names = daemon_processes(process.pid).items()
+        (publisher,) = (pid for pid, name in names if name == "publisher")
+        words = Path(f"/proc/{publisher}/cmdline").read_bytes().decode().split("\0")
+        yield process, publisher, Path(words[words.index("--run-dir") + 1])
+
+
+def wait_for_all(readers: Sequence[Reader], seq: int) -> None:
+    """Until every one of them has everything up to `seq`."""
+    wait_for(lambda: all(reader.seq == seq for reader in readers), f"everybody at {seq}")
+
+
+def megabytes(pid: int) -> float:
+    """Resident memory."""
+    stats = process_stats(pid)
+    assert stats is not None
+    return stats.resident_bytes / 1e6
+
+
+def change(feed: Feed, number: int) -> None:
+    """New splats for one of the later chunks, now and then a move; the first one stays."""
+    chunk = sorted(feed.map.chunks)[1 + number % (CHUNKS - 1)]
+    if number % 10 == 9:
+        feed.map.move({chunk: random_similarity(number)})
+    else:
+        feed.map.replace(chunk, random_splats(number, SPLATS, 0))
+    feed.publish()
+
+
+def test_one_of_five_stands_still(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        process, publisher, run_dir = stack.enter_context(daemon(tmp_path))
+        feed = Feed(run_dir)
+        stack.callback(feed.close)
+        stack.enter_context(serving(feed))
+        readers = [Reader(process.addresses, feed.name) for _ in range(5)]
+        for reader in readers:
+            stack.callback(reader.kill)
+        for seed in range(CHUNKS):
+            feed.perform(("add", 3 * seed, SPLATS))
+        wait_for_all(readers, feed.seq)
+        joined = [reader.news[-1]["snapshots"] for reader in readers]
+        stopped, *others = readers
+        stopped.process.send_signal(signal.SIGSTOP)
+        before, came = megabytes(publisher), [len(reader.news) for reader in others]
+        heaviest = 0.0
+        for number in range(PUBLISHED):
+            change(feed, number)
+            # Whoever reads has every update before the next one is made: no delay adds up.
+            wait_for_all(others, feed.seq)
+            heaviest = max(heaviest, megabytes(publisher))
+        # Nobody else missed anything.
+        for reader, first, snapshots in zip(others, came, joined[1:]):
+            assert [news["seq"] for news in reader.news[first:]] == list(
+                range(CHUNKS + 1, CHUNKS + PUBLISHED + 1)
+            )
+            assert reader.news[-1]["snapshots"] == snapshots
+        # What waits for the one that stands still is bounded, and the rest is on its way only.
+        assert heaviest - before < (HWM + 2 * CHUNKS) * CHUNK_MB + 20.0
+
+        asleep = len(stopped.news)
+        stopped.process.send_signal(signal.SIGCONT)
+        wait_for_all([stopped], feed.seq)
+        repaired = [news for news in stopped.news[asleep:] if news["snapshots"] != joined[0]]
+        assert repaired, "nothing was missed: the test shows nothing"
+        # It said what it has: the chunk that nobody touched did not come again.
+        assert min(feed.map.chunks) not in repaired[0]["chunks"]  # type: ignore[operator]
+        assert {reader.end() for reader in readers} == {digest(feed.map)}
