@@ -234,7 +234,10 @@ class ServeConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """What the sessions compute on."""
     max_sessions: int = 4
-    """More than so many sessions are refused."""
+    """More than so many sessions at a time are refused."""
+    session_idle_s: float = 600.0
+    """A session that nobody sends into and that has nothing to do saves its state and ends after
+    so many seconds; its sender, a correction or a reader brings it back. 0: never."""
     keys: Path | None = None
     """The daemon's folder of keys (`splatstream keygen daemon`): with it only clients whose public
     key lies in its `allowed/` may connect, from this machine too."""
@@ -250,6 +253,7 @@ class ServeConfig:
 
     def __post_init__(self) -> None:
         _require(self.max_sessions > 0, "max_sessions", self.max_sessions, "must be positive")
+        _require(self.session_idle_s >= 0, "session_idle_s", self.session_idle_s, "is negative")
 
 
 def preset_names() -> list[str]:

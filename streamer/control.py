@@ -74,11 +74,11 @@ class ControlLink:
 
     def ready(self, addresses: dict[str, str] | None = None) -> None:
         """This process works; ``addresses`` are its public ones as bound, by name."""
-        self._send(Ready(process=self.process, addresses=addresses or {}))
+        self.send(Ready(process=self.process, addresses=addresses or {}))
 
     def failed(self, code: str, reason: str) -> None:
         """This process gives up, and starting it again would not help."""
-        self._send(Failed(process=self.process, code=code, reason=reason))
+        self.send(Failed(process=self.process, code=code, reason=reason))
 
     def alive(self) -> None:
         """This process's loop turns; call as often as one likes."""
@@ -91,7 +91,7 @@ class ControlLink:
 
     def need_session(self, session: str) -> None:
         """Ask for a session's process; asking again is harmless."""
-        self._send(NeedSession(session=session))
+        self.send(NeedSession(session=session))
 
     def receive(self) -> Message | None:
         """The next order, or None; what cannot be read is passed over."""
@@ -107,7 +107,8 @@ class ControlLink:
         """Hang up; what was said before is still delivered."""
         self.socket.close()
 
-    def _send(self, header: Header) -> None:
+    def send(self, header: Header) -> None:
+        """Say something to the supervisor."""
         self.socket.send_multipart(encode(header))
 
 

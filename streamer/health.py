@@ -14,6 +14,9 @@ from streamer.client.errors import ConnectionLostError
 from streamer.protocol.requests import StatusAnswer
 from streamer.requests import RequestRefused, Requests
 
+STARTING_S = 5.0
+"""After so long a session without a status is wrong."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
@@ -71,7 +74,7 @@ def look_at(
         RequestRefused: there is no such session.
     """
     names = [entry.session for entry in requests.sessions()] if session is None else [session]
-    before = {name: (time.monotonic(), requests.status(name)) for name in names}
+    before = {name: (time.monotonic(), _status(requests, name)) for name in names}
     if names:
         time.sleep(over_s)
     look = DaemonLook()
@@ -106,6 +109,18 @@ def ingest_problem(address: str, timeout_s: float, keys: ClientKeys | None = Non
     except ConnectionLostError as error:
         return str(error)
     return None
+
+
+def _status(requests: Requests, name: str) -> StatusAnswer:
+    """Of a session that is just coming back there is none for a moment."""
+    until = time.monotonic() + STARTING_S
+    while True:
+        try:
+            return requests.status(name)
+        except RequestRefused as refused:
+            if refused.code != "busy" or time.monotonic() >= until:
+                raise
+        time.sleep(0.2)
 
 
 def _problems(status: StatusAnswer, bounds: Bounds) -> list[str]:

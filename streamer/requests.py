@@ -1,8 +1,9 @@
-"""Questions to a daemon: what it holds, snapshots, pictures, files, and the four orders."""
+"""Questions to a daemon: what it holds, snapshots, pictures, files, and the five orders."""
 
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -19,6 +20,7 @@ from streamer.addresses import connect
 from streamer.protocol import Header, Message, ProtocolError, decode, encode
 from streamer.protocol.messages import CameraHeader
 from streamer.protocol.requests import (
+    CloseRequest,
     ExportRequest,
     KeyframeEntry,
     KeyframesAnswer,
@@ -47,6 +49,7 @@ from streamer.protocol.updates import read_update
 DEFAULT_REQUESTS = "tcp://127.0.0.1:5557"
 _SLOW, _SLOWEST = 12, 70
 """How often the usual time some answers may take: pictures and orders; meshes."""
+_ASK_AGAIN_S = 0.5
 MAX_ANSWER_PARTS = 1 << 20
 """A thumbnail per key frame: the daemon is trusted not to flood its reader."""
 
@@ -151,7 +154,7 @@ class Requests:
         self._socket = self._connect()
 
     def sessions(self) -> list[SessionEntry]:
-        """All sessions of the daemon."""
+        """The sessions that run; of those that have ended the folder knows."""
         return self._ask(SessionsRequest(id=next(self._numbers))).read(SessionsAnswer).sessions
 
     def manifest(self, session: str) -> ManifestAnswer:
@@ -226,6 +229,27 @@ class Requests:
     def resume(self, session: str) -> None:
         """Go on after :meth:`pause`."""
         self._ask(ResumeRequest(session=session, id=next(self._numbers)), patience=_SLOW)
+
+    def close_session(self, session: str) -> None:
+        """Have the session save its state and end; what asks for its map brings it back."""
+        self._ask(CloseRequest(session=session, id=next(self._numbers)), patience=_SLOW)
+
+    def wake(self, session: str, timeout: float = 60.0) -> None:
+        """Bring a session back where it has ended, and wait until map and status are here.
+
+        Raises:
+            RequestRefused: there is none; or it is not here within ``timeout`` seconds, and why.
+        """
+        until = time.monotonic() + timeout
+        while True:
+            try:
+                self.manifest(session)
+                self.status(session)
+                return
+            except RequestRefused as refused:
+                if refused.code != "busy" or time.monotonic() >= until:
+                    raise
+            time.sleep(_ASK_AGAIN_S)
 
     def export(self, session: str, format: str = "ply") -> bytes:
         """The map as a file's bytes: `ply`, its splats; `mesh` or `glb`, its surfaces as a mesh, a

@@ -4,6 +4,7 @@ for imports and kernels.
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,10 +12,19 @@ from dataclasses import dataclass
 from streamer.child_process import BACKOFF_S, STEADY_S, ChildProcess
 from streamer.protocol.fields import Header
 from streamer.protocol.internal import SessionRefused, SessionStarted
-from streamer.protocol.links import Assign, SessionLost
+from streamer.protocol.links import Assign, SessionEnded, SessionLost
 
 SPARE_DELAY_S = 20.0
 """Warming a spare takes all cores for seconds: not while a session has just begun."""
+END_S = 60.0
+"""A session that is told to end finishes its batch and saves its state; after so long it is killed,
+and goes on from an earlier state."""
+
+CLOSE_ONE = (
+    "close one that nobody needs now (splatstream sessions close NAME; it comes back when it is "
+    "asked for), or raise --max-sessions"
+)
+"""What to do where there is no room for one more session."""
 
 
 @dataclass(slots=True)
@@ -40,6 +50,8 @@ class _Session:
     child: ChildProcess | None = None
     deaths: int = 0
     start_at: float = 0.0
+    ending_since: float | None = None
+    """When it was told to end."""
     _assigned: float = 0.0
 
     def take(self, child: ChildProcess) -> None:
@@ -85,6 +97,18 @@ class SessionPool:
         """Whether a session has no process at the moment."""
         return self._sessions[name].child is None
 
+    def is_ending(self, name: str) -> bool:
+        """Whether a session was told to end and has not yet."""
+        session = self._sessions.get(name)
+        return session is not None and session.ending_since is not None
+
+    def has_to_wait(self, name: str) -> bool:
+        """Whether a session can have a process once one that is on its way out has ended."""
+        if name in self._sessions:
+            return self.is_ending(name)
+        full = len(self._sessions) >= self._room.limit
+        return full and any(self.is_ending(other) for other in self._sessions)
+
     def children(self) -> Iterator[ChildProcess]:
         """All processes."""
         if self._spare is not None:
@@ -101,11 +125,23 @@ class SessionPool:
             names = ", ".join(self._sessions)
             return (
                 f"session: {name!r} would be one more than max_sessions ({self._room.limit}); "
-                f"running: {names}"
+                f"running: {names}: {CLOSE_ONE}"
             )
         self._sessions[name] = _Session(name)
         self._assign()
         return None
+
+    def end(self, name: str) -> None:
+        """Have a session save its state and end; again is harmless."""
+        session = self._sessions.get(name)
+        if session is None or session.child is None:
+            self._sessions.pop(name, None)
+            self._room.tell(SessionEnded(session=name))
+        elif session.ending_since is None:
+            session.ending_since = time.monotonic()
+            # It does not die unasked.
+            session.child.on_death = None
+            session.child.signal(signal.SIGTERM)
 
     def look_after(self) -> None:
         """Start, replace and assign what is due; call often."""
@@ -140,8 +176,17 @@ class SessionPool:
         self._room.relay(child.label, child.read_lines())
         status = child.died()
         if status is None:
+            since = session.ending_since
+            if since is not None and time.monotonic() - since > END_S:
+                child.signal(signal.SIGKILL)
             return
         self._room.relay(child.label, child.forget())
+        if session.ending_since is not None:
+            del self._sessions[session.name]
+            how = "its state is saved" if status == 0 else f"status {status}"
+            self._room.log(f"session {session.name} ended: {how}")
+            self._room.tell(SessionEnded(session=session.name))
+            return
         if child.given_up is not None:
             del self._sessions[session.name]
             failed = child.given_up

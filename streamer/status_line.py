@@ -33,6 +33,13 @@ class StatusLine:
             # Only this kind: the map itself is megabytes a second.
             self._socket.setsockopt(zmq.SUBSCRIBE, topic(session, StatusHeader.KIND))
 
+    def forget(self, session: str) -> None:
+        """Stop listening to a session; one that is not known is none."""
+        if session in self._followed:
+            self._followed.remove(session)
+            self._socket.setsockopt(zmq.UNSUBSCRIBE, topic(session, StatusHeader.KIND))
+        self.sessions.pop(session, None)
+
     def text(self) -> str:
         """The present state of every session, newest first."""
         self.listen()

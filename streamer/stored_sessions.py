@@ -83,6 +83,16 @@ def stored_session(session_dir: Path, name: str) -> StoredSession:
     return _look(folder)
 
 
+def can_come_back(session_dir: Path, name: str) -> bool:
+    """Whether a session of this name lies there that a daemon could go on with; any text is let
+    ask."""
+    try:
+        folder = session_folder(session_dir, name)
+        return bool(segments(folder, read_session_file(folder).epoch))
+    except SessionFolderError:
+        return False
+
+
 def delete_session(session_dir: Path, name: str) -> StoredSession:
     """Remove a session's folder with all that is in it; what it was.
 

@@ -23,12 +23,21 @@ from streamer.child_process import ChildProcess
 from streamer.config import ServeConfig, write_run_config
 from streamer.control import CONTROL, bind, ipc_address
 from streamer.metrics.exporter import DaemonView, MetricsServer, ProcessView
+from streamer.metrics.instruments import forget_metrics
 from streamer.notify import ServiceManager
 from streamer.preflight import check_config, claim_viewer_port, reachable
 from streamer.protocol import Message, ProtocolError, decode, encode
 from streamer.protocol.fields import Header
 from streamer.protocol.internal import NeedSession, Ready, SessionRefused, SessionStarted
-from streamer.protocol.links import Failed, SessionLost
+from streamer.protocol.links import (
+    EndSession,
+    Failed,
+    SessionClosing,
+    SessionEnded,
+    SessionKept,
+    SessionLost,
+    SessionWanted,
+)
 from streamer.reporter import Reporter
 from streamer.run_dir import make_run_dir, remove_run_dir
 from streamer.session_pool import SessionPool, SessionRoom
@@ -219,6 +228,14 @@ class Supervisor:
             self._failed(child, message.read(Failed))
         elif message.kind == NeedSession.KIND:
             self._need_session(message.read(NeedSession).session)
+        elif message.kind == EndSession.KIND:
+            self._pool.end(message.read(EndSession).session)
+        elif message.kind == SessionWanted.KIND:
+            self._pass_on(self._ingest, message.read(SessionWanted))
+        elif message.kind == SessionClosing.KIND:
+            self._pass_on(self._ingest, message.read(SessionClosing))
+        elif message.kind == SessionKept.KIND:
+            self._pass_on(self._publisher, message.read(SessionKept))
 
     def _find(self, identity: bytes) -> ChildProcess | None:
         for child in (self._ingest, self._publisher, *self._pool.children()):
@@ -235,6 +252,8 @@ class Supervisor:
             write_run_config(self._config, self._run_dir)
         if child is self._ingest or child is self._publisher:
             for name in self._pool.names():
+                if self._pool.is_ending(name):
+                    continue
                 self._send(child.identity, SessionStarted(session=name))
                 if child is self._publisher and self._pool.is_lost(name):
                     self._send(child.identity, SessionLost(session=name))
@@ -246,6 +265,9 @@ class Supervisor:
         self._reporter.log(f"{child.label}: {failed.reason}")
 
     def _need_session(self, name: str) -> None:
+        if self._pool.has_to_wait(name):
+            # The ingest asks again in a second.
+            return
         refusal = self._pool.need(name)
         if refusal is None:
             self._tell(SessionStarted(session=name))
@@ -255,9 +277,16 @@ class Supervisor:
 
     def _tell(self, header: Header) -> None:
         """Both ends of a session's line."""
+        if isinstance(header, SessionEnded):
+            if self._status is not None:
+                self._status.forget(header.session)
+            forget_metrics(self._run_dir, f"session {header.session}")
         for child in (self._ingest, self._publisher):
-            if child.process is not None and child.ready:
-                self._send(child.identity, header)
+            self._pass_on(child, header)
+
+    def _pass_on(self, child: ChildProcess, header: Header) -> None:
+        if child.process is not None and child.ready:
+            self._send(child.identity, header)
 
     def _send(self, identity: bytes, header: Header) -> None:
         self._control.send_multipart([identity, *encode(header)], zmq.NOBLOCK)

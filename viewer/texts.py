@@ -16,6 +16,7 @@ _STATES = {
     "streaming": ("mapping", _GOOD),
     "refining": ("refining", _GOOD),
     "paused": ("paused", _BUSY),
+    "ended": ("ended and saved; it comes back when somebody sends or asks for its map", _IDLE),
     "lost": ("the session's process died; another one is starting", _BAD),
 }
 
@@ -37,6 +38,8 @@ def describe(state: FeedState) -> tuple[str, str]:
         return f"the daemon has been away for {state.silent_s:.0f} s; waiting for it", _BAD
     figures = state.figures
     unknown = state.session not in state.sessions
+    if unknown and figures is not None and figures.state == "ended":
+        return _STATES["ended"]
     if unknown or figures is None or not (figures.frames_in or state.chunks):
         return "waiting for frames", _IDLE
     return _STATES.get(figures.state, (figures.state, _IDLE))

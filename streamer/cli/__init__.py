@@ -22,7 +22,7 @@ VERBS = {
     "watch": "live status of a daemon's sessions; mirrors the map to a file",
     "status": "one look at a daemon; the exit code is for health checks",
     "view": "the live page for a daemon on another machine",
-    "sessions": "what a session folder holds: list, show, export, delete",
+    "sessions": "what a session folder holds: list, show, export, delete, close",
     "replay": "a recorded session to a map once more, without a daemon",
     "export": "a session's map as a file",
     "render": "a video of a flight through a map",

@@ -49,6 +49,7 @@ def run(options: Options) -> int:
     keys = options.keys()
     found = find_daemon(options.address, requests=options.requests, keys=keys)
     with Requests(found.requests, keys=keys) as requests:
+        requests.wake(options.session)
         data = requests.export(
             options.session, "mesh" if options.mesh and ending == "ply" else ending
         )

@@ -42,7 +42,10 @@ class Options:
     device: Literal["auto", "cpu", "cuda"] | None = None
     """What the sessions compute on."""
     max_sessions: int | None = None
-    """More than so many sessions are refused."""
+    """More than so many sessions at a time are refused (4)."""
+    session_idle: float | None = None
+    """Seconds after which a session that nobody sends into and that has nothing to do saves its
+    state and ends (600; 0: never). It comes back when it is asked for."""
     long_side: int | None = None
     """Frames are scaled to this long side, pixels."""
     weights: Path | None = None
@@ -97,6 +100,7 @@ def serve_config(options: Options) -> ServeConfig:
         session_dir=options.session_dir,
         device=options.device,
         max_sessions=options.max_sessions,
+        session_idle_s=options.session_idle,
         keys=_absolute(options.keys),
         insecure=options.insecure or None,
     )

@@ -1,6 +1,8 @@
 """What a session folder holds: list it, look at one session, take its map out, delete it.
 
-No daemon is needed. A session that runs in one can be looked at, not deleted.
+No daemon is needed. A session that runs in one can be looked at, not deleted. With --server the
+daemon there is asked instead: `list` shows what runs in it, `close` has a session save its state
+and end until somebody sends into it again or asks for its map.
 """
 
 from __future__ import annotations
@@ -11,20 +13,28 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from streamer.cli.keys import KeyOptions
+
 if TYPE_CHECKING:
+    from streamer.requests import Requests
     from streamer.stored_sessions import StoredSession
 
 
-@dataclass(kw_only=True, slots=True)
-class Options:
-    """`list` needs no session; `show`, `export` and `delete` take one."""
+Action = Literal["list", "show", "export", "delete", "close"]
 
-    action: Annotated[Literal["list", "show", "export", "delete"], tyro.conf.Positional] = "list"
+
+@dataclass(kw_only=True, slots=True)
+class Options(KeyOptions):
+    """`list` needs no session; `show`, `export`, `delete` and `close` take one."""
+
+    action: Annotated[Action, tyro.conf.Positional] = "list"
     """What to do."""
     session: Annotated[str | None, tyro.conf.Positional] = None
     """Name of the session."""
     session_dir: Path | None = None
     """Folder of the sessions' own folders (as `serve --session-dir`)."""
+    server: str | None = None
+    """list, close: requests (or updates) address of a daemon."""
     out: Path | None = None
     """export: the .ply file."""
     yes: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -41,6 +51,8 @@ def run(options: Options) -> int:
     from streamer.config import default_session_dir
     from streamer.stored_sessions import delete_session, stored_session, stored_sessions
 
+    if options.server is not None or options.action == "close":
+        return _run_at_server(options)
     session_dir = options.session_dir or default_session_dir()
     if options.action == "list":
         if options.session is not None:
@@ -64,6 +76,46 @@ def run(options: Options) -> int:
     delete_session(session_dir, options.session)
     console().print(f"deleted {session.folder}, {_size(session.total_bytes)}", markup=False)
     return 0
+
+
+def _run_at_server(options: Options) -> int:
+    """What only a running daemon knows or can do."""
+    from streamer.addresses import find_daemon
+    from streamer.cli.console import console
+    from streamer.requests import Requests
+
+    if options.server is None:
+        raise SessionsError("close: which daemon? Say --server tcp://HOST:5557")
+    if options.action not in ("list", "close"):
+        raise SessionsError(f"{options.action} looks at the disk: leave --server out")
+    keys = options.keys()
+    with Requests(find_daemon(options.server, keys=keys).requests, keys=keys) as requests:
+        if options.action == "list":
+            _print_running(requests)
+        elif options.session is None:
+            raise SessionsError("which session? Say: splatstream sessions close NAME --server ...")
+        else:
+            requests.close_session(options.session)
+            console().print(f"{options.session} has ended, its state is saved", markup=False)
+    return 0
+
+
+def _print_running(requests: Requests) -> None:
+    from streamer.cli.console import table
+
+    rows = [
+        (
+            entry.session,
+            entry.state,
+            str(entry.frames_in),
+            str(entry.frames_done),
+            f"{entry.splats:,}",
+            f"{entry.idle_s:.0f} s ago",
+        )
+        for entry in requests.sessions()
+    ]
+    headings = ("session", "state", "frames", "done", "splats", "last activity")
+    print(table([headings, *rows], left=2) if rows else "no session runs")
 
 
 def _export(session: StoredSession, out: Path | None) -> int:

@@ -248,10 +248,14 @@ class SenderConnection:
         with self.changed:
             self.window.reject(reject.seq, reject.code, reject.reason, now)
             self.changed.notify_all()
-        if reject.code == "busy":
-            self._busy_since = self._busy_since or now
-            if now - self._busy_since > self._patience_s:
-                self._fail(refusal(reject.code, reject.reason))
+        if reject.code == "busy" and not self._is_patient():
+            self._fail(refusal(reject.code, reject.reason))
+
+    def _is_patient(self) -> bool:
+        """Whether the daemon, which has no room for the session now, may still find some."""
+        now = time.monotonic()
+        self._busy_since = self._busy_since or now
+        return now - self._busy_since <= self._patience_s
 
     def _on_welcome(self, welcome: Welcome) -> None:
         with self.changed:
@@ -265,8 +269,8 @@ class SenderConnection:
 
     def _on_error(self, error: Error) -> None:
         with self.changed:
-            resumable = self.connects > 0 and error.code in RESUMABLE
-        if resumable:
+            known = self.connects > 0
+        if known and (error.code in RESUMABLE or (error.code == "busy" and self._is_patient())):
             self._leave(f"{error.code}: {error.reason}")
         else:
             self._fail(refusal(error.code, error.reason))

@@ -64,7 +64,7 @@ class Backstage:
         self._batch_timeout_s = batch_timeout_s
         self._took = took
         self._catch_up = catch_up
-        self._corrections = Corrections(reply)
+        self.corrections = Corrections(reply)
 
     # ---- verdicts ----
 
@@ -76,7 +76,7 @@ class Backstage:
         if has_process or (stream.ready and not stream.wants_in):
             self._hand_out_verdicts(session, accepting=has_process)
         if stream.wants_in and link.process is Process.NONE:
-            self._ask_for_process(session)
+            self.ask_for_process(session)
         self.pump(session)
 
     def _hand_out_verdicts(self, session: Session, *, accepting: bool = True) -> None:
@@ -97,20 +97,21 @@ class Backstage:
                 recorder.insist(session.stream)
             suffer(session)
         if session.stream.accepted and session.link.process is Process.NONE:
-            self._ask_for_process(session)
+            self.ask_for_process(session)
 
     def revive(self) -> None:
         """Ask for the processes of sessions that a daemon left running when it was killed."""
         for session in self._sessions.values():
             if session.stream.accepted and session.link.process is Process.NONE:
-                self._ask_for_process(session)
+                self.ask_for_process(session)
 
     def close(self) -> None:
         """Stop reading journals."""
         for session in self._sessions.values():
-            self._stop_catching_up(session)
+            self.stop_catching_up(session)
 
-    def _ask_for_process(self, session: Session) -> None:
+    def ask_for_process(self, session: Session) -> None:
+        """Have the supervisor start one; its word follows."""
         recorder = session.recorder
         if recorder is not None and not begin_journal(session):
             assert recorder.trouble is not None
@@ -135,7 +136,7 @@ class Backstage:
                 continue
             if report.error is None:
                 recorder.written(report, session.stream)
-                self._corrections.durable(session.name, report.durable)
+                self.corrections.durable(session.name, report.durable)
             else:
                 recorder.fail(str(report.error))
                 suffer(session)
@@ -166,9 +167,10 @@ class Backstage:
             link.catch_up.pop()
         stream.replaying = link.catch_up.remaining
         if link.catch_up.ended:
-            self._stop_catching_up(session)
+            self.stop_catching_up(session)
 
-    def _stop_catching_up(self, session: Session) -> None:
+    def stop_catching_up(self, session: Session) -> None:
+        """What its process was still to be told stays in the journal."""
         if session.link.catch_up is not None:
             session.link.catch_up.cancel()
         session.link.catch_up = None
@@ -236,7 +238,7 @@ class Backstage:
             self._batches.send_multipart(
                 [session.name.encode(), *encode(header, *parts)], zmq.NOBLOCK, copy=False
             )
-        except (zmq.Again, zmq.ZMQError) as error:
+        except zmq.ZMQError as error:
             if error.errno not in (zmq.EAGAIN, zmq.EHOSTUNREACH):
                 raise
             return False
@@ -252,7 +254,7 @@ class Backstage:
         ready = session.link.process is Process.STARTED and session.coming() is not None
         if not ready or not self._send(session, header):
             return False
-        self._corrections.add(session, header, peer, unknown)
+        self.corrections.add(session, header, peer, unknown)
         return True
 
     # ---- what sessions say ----
@@ -265,7 +267,7 @@ class Backstage:
             if message.kind == State.KIND:
                 self._on_state(message.read(State))
             elif message.kind == PosesDone.KIND:
-                self._corrections.done(self._sessions.get(name), message.read(PosesDone))
+                self.corrections.done(self._sessions.get(name), message.read(PosesDone))
             elif message.kind == ResetDone.KIND:
                 self._on_reset(message.read(ResetDone))
         except ProtocolError as error:
@@ -277,16 +279,19 @@ class Backstage:
             return
         link = session.link
         said, known = (state.epoch, state.life), (link.epoch, link.life)
-        if said < known or (said == known and link.process is Process.LOST):
+        if said < known or (said == known and link.process is not Process.STARTED):
             return
         if said > known:
             # A new process: what the old one had taken is gone with it.
-            self._stop_catching_up(session)
+            self.stop_catching_up(session)
             link.sent_next = state.next_seq
+            # It publishes no status before it knows what was counted.
+            session.last_counts_at = 0.0
         if said > known or link.lacks is not None:
             link.lacks = state
         link.epoch, link.life = said
         link.process = Process.STARTED
+        link.busy = state.busy
         if state.next_seq >= link.sent_next:
             link.want = state.want
         self.settle(session)
@@ -295,19 +300,16 @@ class Backstage:
         session = self._sessions.get(reset.session)
         if session is None:
             return
-        self._stop_catching_up(session)
+        self.stop_catching_up(session)
         session.forget_frames()
-        session.link.epoch = max(session.link.epoch, reset.epoch)
+        if reset.epoch > session.link.epoch:
+            # Its processes are counted anew in every epoch.
+            session.link.epoch, session.link.life = reset.epoch, 0
         session.link.lacks = None
         if session.recorder is not None:
             session.recorder.begin_epoch(reset.epoch)
-        self._tell_sender(
-            session,
-            Error(
-                code="bad_session",
-                reason=f"session {session.name} was reset: say HELLO again, seq starts at 0",
-            ),
-        )
+        reason = f"session {session.name} was reset: say HELLO again, seq starts at 0"
+        self._tell_sender(session, Error(code="bad_session", reason=reason))
         if session.sender is not None:
             session.sender.identity = None
 
@@ -346,7 +348,7 @@ class Backstage:
     def _give_up(self, session: Session, refused: SessionRefused) -> None:
         """The process cannot run, and another one could not either until somebody repairs it."""
         reason = f"session {session.name} does not start: {refused.reason}"
-        self._stop_catching_up(session)
+        self.stop_catching_up(session)
         kept = session.recorder is not None and session.recorder.queue is not None
         lost = len(session.stream.waiting)
         if lost:
@@ -360,7 +362,7 @@ class Backstage:
         logger.warning("%s (%s)", reason, refused.code)
         # `bad_session` would call for another HELLO, and so start in vain again and again.
         code = "internal" if refused.code == "bad_session" else refused.code
-        self._corrections.fail(session.name, code, reason)
+        self.corrections.fail(session.name, code, reason)
         self._tell_sender(session, Error(code=code, reason=reason))
         if session.sender is not None:
             session.sender.identity = None
@@ -373,13 +375,9 @@ class Backstage:
             return
         session.link.process = Process.LOST
         session.link.want = 0
-        self._stop_catching_up(session)
-        self._corrections.fail(
-            name,
-            "internal",
-            f"session {name} died and starts anew: send the correction again",
-            lost=True,
-        )
+        self.stop_catching_up(session)
+        reason = f"session {name} died and starts anew: send the correction again"
+        self.corrections.fail(name, "internal", reason, lost=True)
 
     # ---- the clock ----
 
@@ -389,7 +387,7 @@ class Backstage:
         for session in self._sessions.values():
             link = session.link
             if link.process is Process.ASKED and now - link.asked_at >= ASK_AGAIN_S:
-                self._ask_for_process(session)
+                self.ask_for_process(session)
             if link.process is not Process.STARTED:
                 continue
             self.pump(session)

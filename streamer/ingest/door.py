@@ -19,11 +19,10 @@ from streamer.ingest.checks import camera_models, checked_job
 from streamer.ingest.decoder import Decoder, Verdict
 from streamer.ingest.poses import corrected_poses, opencv_entries
 from streamer.ingest.replies import Reply
-from streamer.ingest.restore import SessionMaker
+from streamer.ingest.roster import Roster
 from streamer.ingest.sessions import Process, Sender, Session
 from streamer.ingest.stream import Offer
 from streamer.ingest.takeover import check_takeover
-from streamer.journal import JournalError
 from streamer.protocol import (
     PROTO_VERSION,
     Buffer,
@@ -50,12 +49,10 @@ from streamer.protocol.messages import (
     SeqOnly,
     Welcome,
 )
-from streamer.session.folder import SessionFolderError
 
 logger = logging.getLogger(__name__)
 
 MAX_PEERS = 4096
-MAX_IDLE_SESSIONS = 256
 
 
 @dataclass(slots=True)
@@ -69,29 +66,27 @@ class Door:
     """Reads what clients say and answers it.
 
     Args:
-        sessions: shared with `Backstage`; HELLO adds to it.
+        sessions: shared with `Backstage` and `Roster`.
         reply: sends a header to a connection.
-        make: brings sessions into being.
+        roster: lets sessions in.
         refused: told the code of every refusal.
     """
 
     def __init__(
         self,
         sessions: dict[str, Session],
-        make: SessionMaker,
+        roster: Roster,
         backstage: Backstage,
         decoder: Decoder,
         reply: Reply,
         *,
-        max_sessions: int,
         refused: Callable[[str], None],
     ) -> None:
         self._sessions = sessions
         self._backstage = backstage
         self._decoder = decoder
         self._reply = reply
-        self._make = make
-        self._max_sessions = max_sessions
+        self._roster = roster
         self._peers: OrderedDict[bytes, _Peer] = OrderedDict()
         self._refusals: Counter[str] = Counter()
         self._refused = refused
@@ -130,6 +125,11 @@ class Door:
             self._forget(identity)
             reason = "the daemon failed on this message, see its log"
             self._reply(identity, Error(code="internal", reason=reason))
+
+    def left(self, session: Session) -> None:
+        """The session is no longer held: its sender has to say HELLO again."""
+        if session.sender is not None and session.sender.identity is not None:
+            self._peers.pop(session.sender.identity, None)
 
     def decided(self, verdict: Verdict) -> None:
         """A frame was decoded, or could not be."""
@@ -196,43 +196,11 @@ class Door:
         if session is not None:
             check_takeover(session, hello)
         else:
-            session = self._new_session(hello)
+            session = self._roster.admit(hello)
         if session.sender is not None and session.sender.identity is not None:
             self._peers.pop(session.sender.identity, None)
         session.open(hello, cameras, identity, time.monotonic())
         self._backstage.opened(session)
-
-    def _new_session(self, hello: Hello) -> Session:
-        if self._processes() >= self._max_sessions:
-            raise ProtocolError(
-                "busy",
-                f"session: {self._max_sessions} sessions run already, {hello.session!r} would be "
-                "one more: use one of them, or raise max_sessions",
-            )
-        try:
-            session = self._make.make(hello.session, None, time.monotonic())
-        except (JournalError, SessionFolderError) as error:
-            raise ProtocolError("internal", f"session: {error}") from None
-        try:
-            check_takeover(session, hello)
-        except ProtocolError:
-            session.leave()
-            raise
-        self._make_room()
-        self._sessions[hello.session] = session
-        return session
-
-    def _processes(self) -> int:
-        return sum(s.link.process is not Process.NONE for s in self._sessions.values())
-
-    def _make_room(self) -> None:
-        idle = [
-            name
-            for name, session in self._sessions.items()
-            if not session.holds_frames and session.link.process is Process.NONE
-        ]
-        for name in idle[: max(0, len(idle) - MAX_IDLE_SESSIONS)]:
-            self._sessions.pop(name).leave()
 
     # ---- FRAME ----
 
@@ -303,6 +271,12 @@ class Door:
         session = self._sessions.get(peer.hello.session)
         keys = [key for key, _ in header.poses]
         if session is None or session.link.process is Process.NONE:
+            if self._roster.wake(peer.hello.session):
+                raise ProtocolError(
+                    "busy",
+                    f"session {peer.hello.session} had ended and is being brought back: send the "
+                    "correction again in a second",
+                )
             self._reply(identity, PosesAck(revision=header.revision, moved=0, unknown=keys))
             return
         try:

@@ -18,6 +18,7 @@ from streamer.ingest.decoder import Decoder
 from streamer.ingest.door import Door
 from streamer.ingest.recorder import Journals
 from streamer.ingest.restore import SessionMaker, restore_sessions
+from streamer.ingest.roster import Roster
 from streamer.ingest.stream import StreamLimits
 from streamer.journal import Committer
 from streamer.metrics.instruments import IngestInstruments
@@ -86,13 +87,21 @@ class IngestService:
             took,
             lambda section: CatchUp(section, config.session.long_side, self._decoder.wake),
         )
-        self._door = Door(
+        self._roster = Roster(
             sessions,
             make,
             self._backstage,
+            self._control,
+            limit=config.max_sessions,
+            idle_s=config.session_idle_s,
+            gone=lambda session: self._door.left(session),
+        )
+        self._door = Door(
+            sessions,
+            self._roster,
+            self._backstage,
             self._decoder,
             self._reply,
-            max_sessions=config.max_sessions,
             refused=self._instruments.refused,
         )
         self._stopping = False
@@ -122,11 +131,13 @@ class IngestService:
                     self._backstage.reported(report)
             self._read_batches()
             while (order := self._control.receive()) is not None:
-                self._backstage.handle_control(order)
+                if not self._roster.handle(order):
+                    self._backstage.handle_control(order)
             self._backstage.feed()
             if time.monotonic() - ticked >= TICK_S:
                 ticked = time.monotonic()
                 self._backstage.tick()
+                self._roster.tick()
                 self._control.alive()
                 self._measure()
 

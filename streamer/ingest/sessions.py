@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import time
 from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -34,6 +35,8 @@ class Process(enum.Enum):
     ASKED = enum.auto()
     STARTED = enum.auto()
     LOST = enum.auto()
+    ENDING = enum.auto()
+    """It was told to end, and takes nothing more."""
 
 
 @dataclass(slots=True)
@@ -62,6 +65,8 @@ class Link:
     epoch: int = 0
     life: int = 0
     want: int = 0
+    busy: bool = True
+    """Whether it has something to do; until it has spoken it may have."""
     sent_next: int = 0
     """Last seq handed over + 1: a STATE that does not know it yet was written before."""
     lacks: State | None = None
@@ -114,6 +119,10 @@ class Session:
         self.last_counts_at = 0.0
         self.generation = 0
         self.frame_log: FrameLog | None = None
+        self.active_at = time.monotonic()
+        """When it was last sent into, worked, or was asked for."""
+        self.wanted = False
+        """Whether a reader asked for it: it comes back should it be on its way out."""
 
     def restore(self, note: Note | None, history: History | None, now: float) -> None:
         """Go on as a killed ingest, or a daemon before this one, left the session.
@@ -190,6 +199,11 @@ class Session:
             return here
         before = self.link.catch_up.waiting()
         return None if before is None else before + here
+
+    @property
+    def recorded(self) -> bool:
+        """Whether it holds frames, and all of them are in its journal."""
+        return bool(self.stream.accepted and self.recorder is not None and self.recorder.queue)
 
     def leave(self) -> None:
         """Forget it here; what is on the disk stays."""

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import time
 
-from streamer.ingest.sessions import Session
+from streamer.ingest.sessions import Sender, Session
 from streamer.protocol import ProtocolError
 from streamer.protocol.messages import Hello
 
 SILENCE_S = 30.0
 """After so long another client may take a session over."""
+
+
+def sends_now(sender: Sender | None) -> bool:
+    """Whether a session's sender is there, or may be back any moment."""
+    if sender is None or sender.said_bye:
+        return False
+    return time.monotonic() - sender.heard < SILENCE_S
 
 
 def check_takeover(session: Session, hello: Hello) -> None:
@@ -19,15 +26,14 @@ def check_takeover(session: Session, hello: Hello) -> None:
         ProtocolError: `busy`, another one does; `bad_session`, it would mix two streams.
     """
     sender = session.sender
-    if sender is not None and sender.hello.client != hello.client and not sender.said_bye:
+    if sender is not None and sender.hello.client != hello.client and sends_now(sender):
         silence = time.monotonic() - sender.heard
-        if silence < SILENCE_S:
-            raise ProtocolError(
-                "busy",
-                f"session: client {sender.hello.client!r} sends into {hello.session!r} and was "
-                f"heard {silence:.0f} s ago: wait for its BYE or {SILENCE_S:.0f} s of silence, "
-                "or use another session (push: --session)",
-            )
+        raise ProtocolError(
+            "busy",
+            f"session: client {sender.hello.client!r} sends into {hello.session!r} and was heard "
+            f"{silence:.0f} s ago: wait for its BYE or {SILENCE_S:.0f} s of silence, or use "
+            "another session (push: --session)",
+        )
     if session.holds_frames and not hello.resume:
         raise ProtocolError(
             "bad_session",

@@ -39,6 +39,16 @@ def set_up_metrics(run_dir: Path, config: ServeConfig, process: str) -> None:
     values.ValueClass = values.MultiProcessValue(lambda: name)
 
 
+def forget_metrics(run_dir: Path, process: str) -> None:
+    """The numbers of a process that will not be started again for now: its series end.
+
+    Args:
+        process: as in `set_up_metrics`.
+    """
+    for path in (run_dir / FOLDER).glob(f"*_{process.encode().hex()}.db"):
+        path.unlink(missing_ok=True)
+
+
 class IngestInstruments:
     """Of the ingest. No label comes from a client: anybody could make up a million values."""
 

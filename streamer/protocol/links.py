@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+from streamer.protocol.errors import Code
 from streamer.protocol.fields import Floats16, Header, UInt
 from streamer.protocol.requests import KeyframeEntry
 
@@ -105,4 +106,44 @@ class SessionLost(Header, frozen=True, kw_only=True):
     """The process of this session died; another one is on its way."""
 
     KIND: ClassVar[bytes] = b"SESSION_LOST"
+    session: str
+
+
+class SessionWanted(Header, frozen=True, kw_only=True):
+    """The publisher, by way of the supervisor, to the ingest: a reader asks for this session, so
+    it is not to end now, or to come back where it has ended."""
+
+    KIND: ClassVar[bytes] = b"SESSION_WANTED"
+    session: str
+
+
+class SessionClosing(Header, frozen=True, kw_only=True):
+    """The same way: somebody who may give orders wants this session to end now. What comes of it
+    is SESSION_ENDED or SESSION_KEPT."""
+
+    KIND: ClassVar[bytes] = b"SESSION_CLOSING"
+    session: str
+
+
+class SessionKept(Header, frozen=True, kw_only=True):
+    """The ingest, by way of the supervisor, to the publisher: the session does not end, or does
+    not come back, and why."""
+
+    KIND: ClassVar[bytes] = b"SESSION_KEPT"
+    session: str
+    code: Code
+    reason: str
+
+
+class EndSession(Header, frozen=True, kw_only=True):
+    """The ingest to the supervisor: the session saves its state and its process ends."""
+
+    KIND: ClassVar[bytes] = b"END_SESSION"
+    session: str
+
+
+class SessionEnded(Header, frozen=True, kw_only=True):
+    """The supervisor to ingest and publisher: the session's process ended as it was told to."""
+
+    KIND: ClassVar[bytes] = b"SESSION_ENDED"
     session: str

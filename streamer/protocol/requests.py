@@ -97,6 +97,12 @@ class ResumeRequest(SessionRequest, frozen=True, kw_only=True):
     KIND: ClassVar[bytes] = b"RESUME"
 
 
+class CloseRequest(SessionRequest, frozen=True, kw_only=True):
+    """Save the session's state and end its process; who asks for its map brings it back."""
+
+    KIND: ClassVar[bytes] = b"CLOSE"
+
+
 class ExportRequest(SessionRequest, frozen=True, kw_only=True):
     """The map as a file."""
 
@@ -137,6 +143,7 @@ REQUESTS: dict[bytes, type[Request]] = {
         ResetRequest,
         PauseRequest,
         ResumeRequest,
+        CloseRequest,
         ExportRequest,
         RenderRequest,
         LocalizeRequest,
@@ -152,10 +159,14 @@ class SessionEntry(msgspec.Struct, frozen=True, kw_only=True):
     epoch: UInt
     splats: UInt
     state: str
+    frames_in: UInt = 0
+    frames_done: UInt = 0
+    idle_s: float = 0.0
+    """Seconds since a frame came, the map changed or a reader asked for something."""
 
 
 class SessionsAnswer(Request, frozen=True, kw_only=True):
-    """The sessions that the publisher knows."""
+    """The sessions that run; those that have ended lie on the disk alone."""
 
     KIND: ClassVar[bytes] = b"SESSIONS"
     sessions: list[SessionEntry]
@@ -205,7 +216,7 @@ class StatusAnswer(StatusHeader, frozen=True, kw_only=True, omit_defaults=False)
 
 
 class OkAnswer(Request, frozen=True, kw_only=True, omit_defaults=False):
-    """SAVE, RESET, PAUSE and RESUME: it is done."""
+    """SAVE, RESET, PAUSE, RESUME and CLOSE: it is done."""
 
     ok: bool = True
 

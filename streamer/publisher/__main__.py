@@ -33,7 +33,13 @@ def main(run_dir: Path) -> int:
     gate = open_gate(zmq.Context.instance(), config.keys, run_dir)
     try:
         publisher = Publisher(
-            run_dir, config.updates, config.requests, config.publisher, control=control, gate=gate
+            run_dir,
+            config.updates,
+            config.requests,
+            config.publisher,
+            control=control,
+            gate=gate,
+            session_dir=config.session_dir if config.journal.enabled else None,
         )
     except AddressInUse as error:
         control.failed("address_in_use", str(error))

@@ -16,11 +16,12 @@ from streamer.access.allowlist import Right, Rights
 from streamer.access.gate import missing
 from streamer.protocol import Buffer, Message, ProtocolError, decode, encode
 from streamer.protocol.errors import CODES
-from streamer.protocol.links import Control, ControlDone
+from streamer.protocol.links import Control, ControlDone, SessionKept
 from streamer.protocol.requests import (
     EXPORT_FORMATS,
     REQUESTS,
     SNAPSHOT_CODECS,
+    CloseRequest,
     ExportAnswer,
     ExportRequest,
     KeyframesAnswer,
@@ -50,6 +51,7 @@ from streamer.publisher.jobs import Answer, Job, Workers, export_ply, render_pic
 from streamer.publisher.mesher import ENDINGS, Mesher
 from streamer.publisher.mirror import SessionMirror
 from streamer.publisher.outbox import Outbox
+from streamer.publisher.sleepers import Sleepers
 from streamer.publisher.table import Differences
 
 logger = logging.getLogger(__name__)
@@ -60,9 +62,10 @@ FORWARDED: dict[bytes, str] = {
     PauseRequest.KIND: "pause",
     ResumeRequest.KIND: "resume",
 }
+ORDERS = FORWARDED.keys() | {CloseRequest.KIND}
 FORWARD_TIMEOUT_S = 120.0
 OPEN_TO_ALL = frozenset({SessionsRequest.KIND, StatusRequest.KIND})
-"""Answered to whoever was let in; what changes something takes `control`, all else `watch`."""
+"""Answered to whoever was let in; `ORDERS` take `control`, all else `watch`."""
 
 SendToSession = Callable[[str, list[Buffer]], bool]
 """Sends a message to a session's process; False when nobody is there."""
@@ -91,12 +94,14 @@ class Answers:
         workers: Workers,
         mesher: Mesher,
         send_to_session: SendToSession,
+        sleepers: Sleepers,
     ) -> None:
         self._mirrors = mirrors
         self._outbox = outbox
         self._workers = workers
         self._mesher = mesher
         self._send_to_session = send_to_session
+        self._sleepers = sleepers
         self._forwarded: dict[int, _Forwarded] = {}
         self._numbers = itertools.count(1)
         self._ignored = 0
@@ -139,12 +144,31 @@ class Answers:
         reason = done.reason or "the session does not say why"
         self._refuse(waiting.reader, waiting.id, ProtocolError(code, reason))
 
+    def ended(self, session: str) -> None:
+        """A session's process ended as it was told to."""
+        for number, waiting in list(self._forwarded.items()):
+            if waiting.session != session:
+                continue
+            if waiting.kind == CloseRequest.KIND:
+                self.control_done(ControlDone(id=number, ok=True))
+            else:
+                reason = f"session {session} ended before it answered: ask again, it comes back"
+                self.control_done(ControlDone(id=number, ok=False, code="busy", reason=reason))
+
+    def kept(self, kept: SessionKept) -> None:
+        """A session that was to end does not."""
+        for number, waiting in list(self._forwarded.items()):
+            if waiting.session == kept.session and waiting.kind == CloseRequest.KIND:
+                self.control_done(
+                    ControlDone(id=number, ok=False, code=kept.code, reason=kept.reason)
+                )
+
     def expire(self) -> None:
         """Answer for sessions that died or say nothing; call about once a second."""
         now = time.monotonic()
         for number, waiting in list(self._forwarded.items()):
             mirror = self._mirrors.get(waiting.session)
-            if mirror is not None and mirror.lost:
+            if mirror is not None and mirror.lost and waiting.kind != CloseRequest.KIND:
                 reason = f"session {waiting.session} died before it answered: ask again later"
             elif now > waiting.deadline:
                 reason = f"session {waiting.session} did not answer in {FORWARD_TIMEOUT_S:.0f} s"
@@ -162,16 +186,21 @@ class Answers:
                 "internal", "LOCALIZE: this version of the daemon does not localise yet"
             )
         assert isinstance(request, SessionRequest)
-        mirror = self._mirror(request.session)
+        if isinstance(request, CloseRequest):
+            self._close(reader, request)
+            return
+        mirror = self._mirror(request)
         if kind in FORWARDED:
             self._forward(reader, kind, request)
-        elif isinstance(request, StatusRequest):
+        elif isinstance(request, StatusRequest) and mirror.counted:
             fields = msgspec.structs.asdict(mirror.current_status())
             self._outbox.send(reader, [encode(StatusAnswer(**fields, id=request.id))])
         elif not mirror.synced:
             raise ProtocolError(
                 "busy", f"session {mirror.name}: its map is on its way here: ask again in a second"
             )
+        elif isinstance(request, StatusRequest):
+            raise ProtocolError("busy", f"session {mirror.name} is starting: ask again in a second")
         elif isinstance(request, ManifestRequest):
             answer = ManifestAnswer(
                 id=request.id,
@@ -193,22 +222,51 @@ class Answers:
             assert isinstance(request, RenderRequest)
             self._render(reader, mirror, request)
 
-    def _mirror(self, session: str) -> SessionMirror:
+    def _mirror(self, request: SessionRequest) -> SessionMirror:
+        session = request.session
         mirror = self._mirrors.get(session)
+        looks_only = isinstance(request, StatusRequest)
         if mirror is None:
-            known = ", ".join(self._mirrors) or "none yet"
-            raise ProtocolError(
-                "bad_session", f"session: {session!r} is not known here; sessions: {known}"
-            )
+            if not self._sleepers.stored(session):
+                raise self._unknown(session)
+            if looks_only:
+                raise ProtocolError(
+                    "bad_session",
+                    f"session: {session!r} has ended: who asks for its map brings it back",
+                )
+            raise self._sleepers.wake(session)
+        if not looks_only:
+            mirror.active_at = time.monotonic()
+            self._sleepers.want(session)
         return mirror
 
+    def _unknown(self, session: str) -> ProtocolError:
+        known = ", ".join(self._mirrors) or "none yet"
+        return ProtocolError(
+            "bad_session", f"session: {session!r} is not known here; sessions: {known}"
+        )
+
+    def _close(self, reader: bytes, request: CloseRequest) -> None:
+        if request.session in self._mirrors:
+            self._await(reader, request)
+            self._sleepers.close(request.session)
+        elif self._sleepers.stored(request.session):
+            # It has ended already.
+            self._outbox.send(reader, [encode(OkAnswer(id=request.id), kind=request.KIND)])
+        else:
+            raise self._unknown(request.session)
+
     def _sessions(self, request: SessionsRequest) -> list[Buffer]:
+        now = time.monotonic()
         entries = [
             SessionEntry(
                 session=mirror.name,
                 epoch=mirror.epoch,
                 splats=mirror.table.splats,
                 state=mirror.state,
+                frames_in=mirror.status.frames_in if mirror.status else 0,
+                frames_done=mirror.status.frames_done if mirror.status else 0,
+                idle_s=round(now - mirror.active_at, 1),
             )
             for mirror in self._mirrors.values()
         ]
@@ -216,16 +274,22 @@ class Answers:
 
     def _forward(self, reader: bytes, kind: bytes, request: SessionRequest) -> None:
         op: Any = FORWARDED[kind]
-        number = next(self._numbers)
         mirror = self._mirrors[request.session]
+        number = self._await(reader, request)
         order = encode(Control(op=op, id=number))
         if mirror.lost or not self._send_to_session(request.session, order):
+            del self._forwarded[number]
             raise ProtocolError(
                 "busy", f"session {request.session} has no process now: ask again in a second"
             )
-        self._forwarded[number] = _Forwarded(
-            reader, kind, request.id, request.session, time.monotonic() + FORWARD_TIMEOUT_S
-        )
+
+    def _await(self, reader: bytes, request: SessionRequest) -> int:
+        """Answer this one when somebody else has; under which number."""
+        number = next(self._numbers)
+        deadline = time.monotonic() + FORWARD_TIMEOUT_S
+        kind, session = type(request).KIND, request.session
+        self._forwarded[number] = _Forwarded(reader, kind, request.id, session, deadline)
+        return number
 
     def _export(self, reader: bytes, mirror: SessionMirror, request: ExportRequest) -> None:
         if request.format not in EXPORT_FORMATS:
@@ -282,7 +346,7 @@ class Answers:
 def _check_right(kind: bytes, rights: Rights | None) -> None:
     if rights is None or (rights and kind in OPEN_TO_ALL):
         return
-    needed: Right = "control" if kind in FORWARDED else "watch"
+    needed: Right = "control" if kind in ORDERS else "watch"
     if needed not in rights:
         raise ProtocolError("denied", f"{kind.decode()}: {missing(needed)}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import time
 
 import msgspec
 
@@ -55,6 +56,10 @@ class SessionMirror:
         self.synced = False
         self.lost = False
         self.status: StatusHeader | None = None
+        self.counted = True
+        """Whether the counters are known: those of a session that ran before are its own to say."""
+        self.active_at = time.monotonic()
+        """When a frame came, the map changed, or a reader asked for something."""
         self._begin(0)
         self.synced = False
 
@@ -119,6 +124,7 @@ class SessionMirror:
             return Verdict.NOTHING
         if hello.epoch > self.epoch:
             self._begin(hello.epoch)
+            self.counted = hello.seq == 0
         return self._behind(hello.seq)
 
     def _status(self, status: StatusHeader) -> Verdict:
@@ -127,7 +133,9 @@ class SessionMirror:
             return Verdict.NOTHING
         if status.epoch > self.epoch:
             self._begin(status.epoch)
-        self.status = status
+        if self.status is None or status.frames_in != self.status.frames_in:
+            self.active_at = time.monotonic()
+        self.status, self.counted = status, True
         return Verdict.PUBLISH | self._behind(status.seq)
 
     def _behind(self, seq: int) -> Verdict:
@@ -158,6 +166,7 @@ class SessionMirror:
             self.syncing = False
         if place.seq <= self.seq:
             return Verdict.NOTHING
+        self.active_at = time.monotonic()
         missed = place.seq > self.seq + 1
         self.seq = place.seq
         if missed:

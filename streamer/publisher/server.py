@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import zmq
 
 from streamer.access.gate import Gate
@@ -24,7 +25,13 @@ from streamer.metrics.instruments import PublisherInstruments
 from streamer.protocol import Buffer, ProtocolError, decode, encode
 from streamer.protocol.internal import SessionRefused, SessionStarted
 from streamer.protocol.limits import MAX_PART_BYTES
-from streamer.protocol.links import ControlDone, Resync, SessionLost
+from streamer.protocol.links import (
+    ControlDone,
+    Resync,
+    SessionEnded,
+    SessionKept,
+    SessionLost,
+)
 from streamer.protocol.update_headers import (
     DAEMON_HEARTBEAT_TOPIC,
     DaemonHeartbeat,
@@ -38,6 +45,7 @@ from streamer.publisher.jobs import Workers
 from streamer.publisher.mesher import Mesher
 from streamer.publisher.mirror import SessionMirror, Verdict
 from streamer.publisher.outbox import Outbox
+from streamer.publisher.sleepers import Sleepers
 
 logger = logging.getLogger(__name__)
 
@@ -66,11 +74,13 @@ class Publisher:
         control: ControlLink | None = None,
         context: zmq.Context[zmq.Socket[bytes]] | None = None,
         gate: Gate | None = None,
+        session_dir: Path | None = None,
     ) -> None:
         """Binds all addresses; raises AddressInUse.
 
         Args:
             gate: of the same context; None lets everybody in who reaches the addresses.
+            session_dir: where sessions that have ended lie; None if they cannot come back.
         """
         self._context = context or zmq.Context.instance()
         context = self._context
@@ -104,8 +114,14 @@ class Publisher:
         self._workers = Workers()
         self._mesher = Mesher()
         self._outbox = Outbox(self._requests)
+        self._sleepers = Sleepers(control, session_dir)
         self._answers = Answers(
-            self._mirrors, self._outbox, self._workers, self._mesher, self._send_to_session
+            self._mirrors,
+            self._outbox,
+            self._workers,
+            self._mesher,
+            self._send_to_session,
+            self._sleepers,
         )
 
     def run(self, stopping: Callable[[], bool]) -> None:
@@ -132,6 +148,7 @@ class Publisher:
             if time.monotonic() >= beat:
                 self._heartbeat()
                 self._answers.expire()
+                self._sleepers.forget()
                 self._cut_off_the_revoked()
                 beat = max(beat + HEARTBEAT_S, time.monotonic())
             self._outbox.pump()
@@ -181,8 +198,16 @@ class Publisher:
             elif message.kind == SessionStarted.KIND:
                 name = message.read(SessionStarted).session
                 self._mirrors.setdefault(name, SessionMirror(name))
+                self._sleepers.started(name)
             elif message.kind == SessionRefused.KIND:
                 self._forget_unborn(message.read(SessionRefused).session)
+            elif message.kind == SessionEnded.KIND:
+                self._end(message.read(SessionEnded).session)
+            elif message.kind == SessionKept.KIND:
+                kept = message.read(SessionKept)
+                if kept.session not in self._mirrors:
+                    self._sleepers.kept(kept)
+                self._answers.kept(kept)
 
     def _forget_unborn(self, name: str) -> None:
         mirror = self._mirrors.get(name)
@@ -197,6 +222,15 @@ class Publisher:
         if mirror.epoch:
             self._publish(name, StatusHeader.KIND, encode(mirror.current_status()))
         logger.warning("session %s died: its last map stays until it is back", name)
+
+    def _end(self, name: str) -> None:
+        """Whoever listens is told, and nothing of the session stays here."""
+        mirror = self._mirrors.pop(name, None)
+        self._resync_at.pop(name, None)
+        if mirror is not None and mirror.epoch:
+            status = msgspec.structs.replace(mirror.current_status(), state="ended")
+            self._publish(name, StatusHeader.KIND, encode(status))
+        self._answers.ended(name)
 
     def _take_sessions(self) -> None:
         for _ in range(BURST):
@@ -216,7 +250,13 @@ class Publisher:
         if message.kind == ControlDone.KIND:
             self._answers.control_done(message.read(ControlDone))
             return
-        mirror = self._mirrors.setdefault(name, SessionMirror(name))
+        mirror = self._mirrors.get(name)
+        if mirror is None:
+            if self._control is not None:
+                # Last words of a session that has ended, or first ones that overtook the
+                # supervisor's; what they say is repeated.
+                return
+            mirror = self._mirrors[name] = SessionMirror(name)
         verdict = mirror.receive(message)
         if Verdict.PUBLISH in verdict:
             self._publish(name, message.kind, list(frames))

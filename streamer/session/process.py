@@ -77,6 +77,8 @@ class SessionProcess:
         engine.outbox = self._outbox
         self._parent = os.getppid()
         self._counts = Counts()
+        self._counts_known = self._life.life == 1
+        """Whether it is known what the processes before this one had counted."""
         # What a journal does not continue would leave gaps behind it.
         self._saves_itself = config.journal.enabled
         self._save_every = config.session.save_every
@@ -153,7 +155,7 @@ class SessionProcess:
             case CountsUpdate.KIND:
                 update = message.read(CountsUpdate)
                 if update.epoch == self._outbox.epoch:
-                    self._counts = update.counts
+                    self._counts, self._counts_known = update.counts, True
             case PosesForward.KIND:
                 self._take_poses(message.read(PosesForward))
             case Control.KIND:
@@ -168,7 +170,7 @@ class SessionProcess:
         if batch.epoch != self._outbox.epoch:
             log.info("%d frames of before the reset are passed over", len(batch.frames))
             return
-        self._counts = batch.counts
+        self._counts, self._counts_known = batch.counts, True
         # An ingest that was killed may have sent what its successor sends again.
         frames = [
             frame
@@ -283,7 +285,7 @@ class SessionProcess:
                 pose_revision=self.engine.trajectory.revision,
                 want=want,
                 done=self.engine.frames_done,
-                busy=want == 0,
+                busy=want == 0 or self.engine.wants_refinement,
             )
             self._ingest.send_multipart(encode(state))
         if now - self._status_at >= _STATUS_EVERY_S:
@@ -292,6 +294,8 @@ class SessionProcess:
 
     def _publish_status(self) -> None:
         self._status_at = time.monotonic()
+        if not self._counts_known:
+            return
         unfinished = sum(len(frames) for frames in self._waiting)
         counts = msgspec.structs.replace(self._counts, waiting=self._counts.waiting + unfinished)
         self._outbox.status(self.engine.status(), counts, self._state())

@@ -41,6 +41,7 @@ def daemon(
     save_every: int = 60,
     refine_steps: int = 0,
     log: Path | None = None,
+    max_sessions: int = 4,
 ) -> Iterator[DaemonProcess]:
     """`splatstream serve` on free ports, ready when entered; its state lies in `folder`."""
     config = ServeConfig(
@@ -48,6 +49,7 @@ def daemon(
         updates="tcp://127.0.0.1:*",
         requests="tcp://127.0.0.1:*",
         session_dir=folder,
+        max_sessions=max_sessions,
         ingest_queue=IngestConfig(batch_timeout_s=batch_timeout_s),
         session=SessionConfig(
             long_side=96,

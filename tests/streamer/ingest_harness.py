@@ -30,6 +30,7 @@ from streamer.protocol.internal import (
     State,
 )
 from streamer.protocol.limits import MAX_INTERNAL_PARTS
+from streamer.protocol.links import EndSession
 
 
 @dataclass
@@ -62,7 +63,7 @@ class FakeSession:
     def say(self, header: Header) -> None:
         self.socket.send_multipart(encode(header))
 
-    def want(self, count: int) -> None:
+    def want(self, count: int, *, busy: bool = False) -> None:
         """STATE with this want."""
         self.say(
             State(
@@ -72,7 +73,7 @@ class FakeSession:
                 next_seq=self.next_seq,
                 want=count,
                 done=0,
-                busy=False,
+                busy=busy,
             )
         )
 
@@ -169,7 +170,7 @@ class IngestHarness:
             stderr=self._log,
             env=environment,
         )
-        ready = self._order(Ready.KIND).read(Ready)
+        ready = self.order(Ready.KIND).read(Ready)
         self.address = ready.addresses["ingest"]
         # A successor binds the same port, as under the supervisor.
         self.config.ingest = self.address
@@ -190,7 +191,7 @@ class IngestHarness:
 
     def session_needed(self, name: str) -> None:
         """Wait until the ingest asks for this session's process."""
-        while self._order(NeedSession.KIND).read(NeedSession).session != name:
+        while self.order(NeedSession.KIND).read(NeedSession).session != name:
             pass
 
     def say(self, header: Header) -> None:
@@ -208,11 +209,17 @@ class IngestHarness:
         self.session_needed(name)
         self.say(SessionRefused(session=name, code="busy", reason="4 sessions run already"))
 
+    def session_ends(self, name: str = "kitchen", timeout_s: float = WAIT_S) -> None:
+        """Wait until the ingest wants this session to end."""
+        while self.order(EndSession.KIND, timeout_s).read(EndSession).session != name:
+            pass
+
     def client(self) -> RawClient:
         return RawClient(self.address)
 
-    def _order(self, kind: bytes) -> Message:
-        until = time.monotonic() + WAIT_S
+    def order(self, kind: bytes, timeout_s: float = WAIT_S) -> Message:
+        """The next message of this kind to the supervisor; others are passed over."""
+        until = time.monotonic() + timeout_s
         while self._control.poll(max(0, int((until - time.monotonic()) * 1000))):
             self._peer, *frames = self._control.recv_multipart()
             message = decode(frames)
@@ -228,6 +235,7 @@ def running_ingest(
     max_sessions: int = 4,
     keys: Path | None = None,
     journal: bool = True,
+    session_idle_s: float = 0.0,
     **queue: Any,
 ) -> Iterator[IngestHarness]:
     """A started ingest on a free port; `queue` changes its settings, `keys` is a daemon's folder
@@ -236,6 +244,7 @@ def running_ingest(
         {
             "ingest": "tcp://127.0.0.1:*",
             "max_sessions": max_sessions,
+            "session_idle_s": session_idle_s,
             "session_dir": str(run_dir / "sessions"),
             "journal": {"enabled": journal},
             "ingest_queue": queue,

@@ -15,7 +15,7 @@ from map_strategies import perform
 from gs_decoder import ChunkMeta, ChunkUpdate, SplatMap, Splats
 from streamer.access.daemon import hand_out_own_keys, open_gate
 from streamer.config import PublisherConfig
-from streamer.control import PUBLISH, ipc_address
+from streamer.control import PUBLISH, ControlLink, ipc_address
 from streamer.protocol import Buffer, Header, decode, encode
 from streamer.protocol.links import (
     Control,
@@ -49,14 +49,28 @@ def running_publisher(
     requests: str = "tcp://127.0.0.1:*",
     config: PublisherConfig | None = None,
     keys: Path | None = None,
+    session_dir: Path | None = None,
+    control: bool = False,
 ) -> Iterator[dict[str, str]]:
-    """A publisher in a thread, guarded where there is a folder of keys; yields its addresses."""
+    """A publisher in a thread, guarded where there is a folder of keys; yields its addresses.
+
+    Args:
+        control: it has a line to a supervisor.
+    """
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     if keys is not None:
         hand_out_own_keys(keys, run_dir)
     gate = open_gate(context, keys, run_dir)
+    link = ControlLink(run_dir, "publisher", context) if control else None
     publisher = Publisher(
-        run_dir, updates, requests, config or PublisherConfig(), context=context, gate=gate
+        run_dir,
+        updates,
+        requests,
+        config or PublisherConfig(),
+        control=link,
+        context=context,
+        gate=gate,
+        session_dir=session_dir,
     )
     stop = threading.Event()
     thread = threading.Thread(target=publisher.run, args=(stop.is_set,), daemon=True)
@@ -68,6 +82,8 @@ def running_publisher(
         thread.join(LIMIT_S)
         assert not thread.is_alive()
         publisher.close()
+        if link is not None:
+            link.close()
         if gate is not None:
             gate.close()
         context.term()
