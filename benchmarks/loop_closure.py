@@ -136,6 +136,7 @@ def filled(options: Options, what: Material) -> Engine:
     config = EngineConfig(
         chunk_budget=options.chunk_budget,
         map_budget=options.chunk_budget * options.keyframes,
+        resident_budget=options.chunk_budget * options.keyframes,
         refine_enabled=False,
     )
     engine = Engine(config, model=default_model())
@@ -276,6 +277,7 @@ def daemon(options: Daemon, folder: Path, *, refine: bool) -> Iterator[DaemonPro
         chunk_budget=options.chunk_budget,
         # What comes in while poses are corrected needs room too.
         map_budget=options.chunk_budget * options.keyframes * 2,
+        resident_budget=options.chunk_budget * options.keyframes * 2,
         refine=refine,
     )
     config = ServeConfig(

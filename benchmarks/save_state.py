@@ -32,7 +32,7 @@ _CHUNK = 3000
 
 def full_engine(splats: int, frames: int, views: int) -> Engine:
     """An engine that holds so much, of nothing that was ever seen."""
-    engine = Engine(EngineConfig(map_budget=splats))
+    engine = Engine(EngineConfig(map_budget=splats, resident_budget=splats))
     generator = torch.Generator().manual_seed(0)
     for frame in range(frames):
         engine.trajectory.add(frame, frame, np.eye(4))

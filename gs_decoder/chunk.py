@@ -102,6 +102,25 @@ def frozen_poses(matrices: Sequence[npt.ArrayLike]) -> np.ndarray:
     return poses
 
 
+def make_chunk(identity: int, revision: int, meta: ChunkMeta, stored: Splats) -> Chunk:
+    """A chunk whose splats are as new as its pose.
+
+    Args:
+        stored: as `chunk_splats` gives them.
+    """
+    return Chunk(
+        id=identity,
+        revision=revision,
+        content=revision,
+        frame_seq=meta.frame_seq,
+        stamp_ns=meta.stamp_ns,
+        camera=meta.camera,
+        T_world_chunk=meta.T_world_chunk,
+        aabb=bounding_box(stored),
+        splats=stored,
+    )
+
+
 def importance(splats: Splats) -> Tensor:
     """(..., N) volume × opacity, in the frame of the splats."""
     return splats.scales.prod(-1) * splats.opacities

@@ -9,7 +9,14 @@ import numpy as np
 import numpy.typing as npt
 
 from gs_decoder.budget import make_room
-from gs_decoder.chunk import Chunk, ChunkMeta, bounding_box, chunk_splats, frozen_poses
+from gs_decoder.chunk import (
+    Chunk,
+    ChunkMeta,
+    bounding_box,
+    chunk_splats,
+    frozen_poses,
+    make_chunk,
+)
 from gs_decoder.mirror import MapMirror
 from gs_decoder.splats import Splats
 from gs_decoder.updates import (
@@ -121,26 +128,16 @@ class SplatMap(MapMirror):
         Raises:
             InvalidSplats: batch dimensions, or values that no splat can have.
         """
-        stored = chunk_splats(splats, self.config.chunk_budget)
-        revision = self._clock + 1
         identity = self._next_id
-        self.apply(
-            ChunkUpdate(
-                Chunk(
-                    id=identity,
-                    revision=revision,
-                    content=revision,
-                    frame_seq=meta.frame_seq,
-                    stamp_ns=meta.stamp_ns,
-                    camera=meta.camera,
-                    T_world_chunk=meta.T_world_chunk,
-                    aabb=bounding_box(stored),
-                    splats=stored,
-                )
-            )
-        )
-        self._keep_budget()
+        self.put_back(identity, meta, splats)
         return identity
+
+    def put_back(self, identity: int, meta: ChunkMeta, splats: Splats) -> None:
+        """A chunk that was dropped is there again, under the id that it had; else as `add`."""
+        assert identity not in self._chunks, "what is in the map is replaced"
+        stored = chunk_splats(splats, self.config.chunk_budget)
+        self.apply(ChunkUpdate(make_chunk(identity, self._clock + 1, meta, stored)))
+        self._keep_budget()
 
     def replace(
         self, identity: int, splats: Splats, *, T_world_chunk: npt.ArrayLike | None = None

@@ -139,8 +139,11 @@ class SessionConfig:
     """Frames that pass through the reconstructor together."""
     chunk_budget: int = 6_000
     """At most so many splats of one key frame."""
-    map_budget: int = 120_000
-    """At most so many splats in the map."""
+    map_budget: int = 600_000
+    """At most so many splats in the map that readers see."""
+    resident_budget: int = 120_000
+    """At most so many of them in memory, rendered and refined. Beyond it parts out of sight rest
+    on the disk, and come back when the camera does."""
     refine: bool = True
     """Optimise the map against its key frames in the time between batches."""
     refine_steps: int = 0
@@ -171,6 +174,12 @@ class SessionConfig:
             self.map_budget >= self.chunk_budget,
             "session.map_budget",
             self.map_budget,
+            f"is below session.chunk_budget ({self.chunk_budget})",
+        )
+        _require(
+            self.resident_budget >= self.chunk_budget,
+            "session.resident_budget",
+            self.resident_budget,
             f"is below session.chunk_budget ({self.chunk_budget})",
         )
 

@@ -2,6 +2,17 @@
 
 from gs_decoder.refine.parameters import SplatParameters
 from gs_decoder.refine.refiner import RefineConfig, Refiner, RefineView
+from gs_decoder.refine.resting import (
+    Rows,
+    changed,
+    forget_chunks,
+    local_pose,
+    put_back,
+    recent_views,
+    resting_rows,
+    resting_splats,
+    splats_by_chunk,
+)
 from gs_decoder.refine.saved import RefinerState, refiner_state, restore_refiner
 
 __all__ = [
@@ -9,7 +20,16 @@ __all__ = [
     "RefineView",
     "Refiner",
     "RefinerState",
+    "Rows",
     "SplatParameters",
+    "changed",
+    "forget_chunks",
+    "local_pose",
+    "put_back",
+    "recent_views",
     "refiner_state",
+    "resting_rows",
+    "resting_splats",
     "restore_refiner",
+    "splats_by_chunk",
 ]

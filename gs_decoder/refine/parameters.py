@@ -105,13 +105,17 @@ class SplatParameters:
         Args:
             arrays: `rows`, `moment1`, `moment2`, `steps` and `chunk` as above, of one length.
         """
-        count = len(arrays["rows"])
         self.count = 0
-        self._reserve(count)
+        self.append(arrays)
+
+    def append(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Hold these splats too; arrays as in `load`."""
+        first, last = self.count, self.count + len(arrays["rows"])
+        self._reserve(last)
         for name, array in arrays.items():
-            getattr(self, name)[:count] = array
-        self.count = count
-        self.activate()
+            getattr(self, name)[first:last] = array
+        self.count = last
+        self.activate(first, last)
 
     def select(self, keep: NDArray[np.bool_]) -> None:
         """Keep only the splats marked in `keep` (count,); order is preserved."""

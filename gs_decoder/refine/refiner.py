@@ -8,6 +8,7 @@ for steps while it has time, so a batch never waits longer than one of them.
 
 from __future__ import annotations
 
+import math
 import random
 from collections import deque
 from collections.abc import Collection, Mapping
@@ -77,6 +78,7 @@ class RefineView:
         c2w: (4, 4) float64, rigid, camera to world (OpenCV axes).
         valid: (H, W) bool or None; False pixels are ignored.
         depth: (H, W) float32 sensor z-depth or None; 0 means none.
+        far: world units beyond which it sees nothing of the map, where that is known.
         log_gain: (3,) log of the exposure gain that takes map colours to this image's.
     """
 
@@ -86,6 +88,7 @@ class RefineView:
     c2w: Float64
     valid: NDArray[np.bool_] | None = None
     depth: Float32 | None = None
+    far: float = math.inf
     log_gain: Float32 = field(default_factory=lambda: np.zeros(3, np.float32))
     gain_moments: Float32 = field(default_factory=lambda: np.zeros((2, 3), np.float32))
     gain_steps: int = 0
@@ -165,7 +168,7 @@ class Refiner:
             view = self.views.get(key)
             if view is None:
                 continue
-            view.c2w = camera
+            view.c2w, view.far = camera, view.far * growth[key]
             if view.depth is not None and growth[key] != 1.0:
                 view.depth = view.depth * np.float32(growth[key])
 

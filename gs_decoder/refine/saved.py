@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from gs_decoder.refine.refiner import Refiner, RefineView
 
-_SPLATS = ("rows", "moment1", "moment2", "steps", "chunk")
+SPLATS = ("rows", "moment1", "moment2", "steps", "chunk")
+"""The arrays of `SplatParameters` that say all of a splat."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +23,7 @@ class RefinerState:
         arrays: N splats: `rows`, `moment1`, `moment2` (N, 14) float32, `steps` (N,) int32,
             `chunk` (N,) int64, `touched` (N,) bool (see `Refiner.take_changed`); V views in
             order: `view_keys` (V,) int64, `view_gains` (V, 3, 3) float32 (log gain and its two
-            moments), `view_steps` (V,) int64, `view_psnr` (V,) float64, NaN for None.
+            moments), `view_steps` (V,) int64, `view_far`, `view_psnr` (V,) float64, NaN: None.
         figures: the rest, fit for JSON.
     """
 
@@ -46,11 +47,12 @@ def refiner_state(refiner: Refiner) -> RefinerState:
     gains = [np.vstack([view.log_gain[None], view.gain_moments]) for view in views]
     psnrs = [np.nan if view.psnr is None else view.psnr for view in views]
     arrays: dict[str, NDArray[Any]] = {
-        **{name: getattr(parameters, name)[:count].copy() for name in _SPLATS},
+        **{name: getattr(parameters, name)[:count].copy() for name in SPLATS},
         "touched": touched,
         "view_keys": np.array([view.key for view in views], np.int64),
         "view_gains": np.array(gains, np.float32).reshape(-1, 3, 3),
         "view_steps": np.array([view.gain_steps for view in views], np.int64),
+        "view_far": np.array([view.far for view in views], np.float64),
         "view_psnr": np.array(psnrs, np.float64),
     }
     figures = {
@@ -73,7 +75,7 @@ def restore_refiner(refiner: Refiner, state: RefinerState, views: Mapping[int, R
     arrays, figures = state.arrays, state.figures
     refiner.origin = np.array(figures["origin"], np.float64)
     refiner.background = np.array(figures["background"], np.float32)
-    refiner.parameters.load({name: arrays[name] for name in _SPLATS})
+    refiner.parameters.load({name: arrays[name] for name in SPLATS})
     refiner._fit_buffers()
     refiner._touched[: refiner.parameters.count] = arrays["touched"]
     refiner.views = {}
@@ -85,6 +87,7 @@ def restore_refiner(refiner: Refiner, state: RefinerState, views: Mapping[int, R
         view.log_gain = arrays["view_gains"][place, 0].copy()
         view.gain_moments = arrays["view_gains"][place, 1:].copy()
         view.gain_steps = int(arrays["view_steps"][place])
+        view.far = float(arrays["view_far"][place])
         view.psnr = None if np.isnan(psnr) else psnr
         refiner.views[key] = view
     refiner._recent.clear()

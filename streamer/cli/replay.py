@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Literal
 
 import tyro
@@ -54,6 +55,7 @@ def run(options: Options) -> int:
     from streamer.replay import Recording, replay
     from streamer.session.engine import Engine
     from streamer.session.settings import engine_config
+    from streamer.session.spill_files import SpillFolder
     from streamer.session.threads import use_all_cores
     from ttt_core import default_model
 
@@ -65,20 +67,23 @@ def run(options: Options) -> int:
     recording = Recording(source, settings.batch)
     engine = Engine(settings, model=default_model(session.weights, settings.device))
     screen = console()
-    with frame_progress(screen, recording.frames, "frames replayed") as bar:
-        done = replay(
-            engine,
-            recording,
-            long_side=options.long_side,
-            rate=options.rate,
-            progress=bar.update,
-        )
-    origin = world_origin(engine.map.chunks.values())
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    write_ply(options.out, engine.splats_world(origin), offset=origin)
-    engine.close()
+    with TemporaryDirectory(prefix="splatstream-") as out_of_sight:
+        engine.spill_to(SpillFolder(Path(out_of_sight), kept=False))
+        with frame_progress(screen, recording.frames, "frames replayed") as bar:
+            done = replay(
+                engine,
+                recording,
+                long_side=options.long_side,
+                rate=options.rate,
+                progress=bar.update,
+            )
+        origin = world_origin(engine.map.chunks.values())
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        splats = engine.splats_world(origin)
+        write_ply(options.out, splats, offset=origin)
+        engine.close()
     screen.print(
-        f"{options.out}: {engine.map.count:,} splats of {done.frames} frames, "
+        f"{options.out}: {splats.count:,} splats of {done.frames} frames, "
         f"{done.corrections - done.refused} corrections",
         markup=False,
     )

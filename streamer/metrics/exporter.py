@@ -122,6 +122,8 @@ class _DaemonCollector:
         yield gauge("frames_waiting", "Accepted, not done", [s.frames_waiting for s in sessions])
         yield gauge("keyframes", "Key frames of the map", [s.keyframes for s in sessions])
         yield gauge("splats", "Splats of the map", [s.splats for s in sessions])
+        yield gauge("splats_ready", "Splats in memory", [s.splats_ready for s in sessions])
+        yield gauge("splats_on_disk", "Splats out of sight", [s.splats_on_disk for s in sessions])
         yield gauge("psnr", "dB, over recently refined views", [s.psnr for s in sessions])
         states = GaugeMetricFamily(
             "splatstream_session_state", "1 for the state it is in", labels=["session", "state"]

@@ -91,6 +91,10 @@ class StatusHeader(UpdateHeader, frozen=True, kw_only=True, omit_defaults=False)
     frames_rejected: UInt = 0
     keyframes: UInt = 0
     splats: UInt = 0
+    splats_ready: UInt = 0
+    """Splats in the session's memory, where they are refined."""
+    splats_on_disk: UInt = 0
+    """Splats out of sight, whether the map still shows them or not."""
     batch_ms: float | None = None
     latency_ms: LatencyMs | None = None
     psnr: float | None = None

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from gs_decoder.refine import RefineView
 from streamer.frames import Frame
+from streamer.session.sight import Camera
 from ttt_core import Prediction, ViewBatch
 
 Float32 = NDArray[np.float32]
@@ -46,6 +47,29 @@ def refine_view(frame: Frame, pose: Float64) -> RefineView:
         valid=frame.valid,
         depth=frame.depth,
     )
+
+
+def view_camera(frame: Frame, pose: Float64) -> Camera:
+    """What of a frame says what it can see.
+
+    Args:
+        pose: (4, 4) rigid camera to world.
+    """
+    height, width = frame.image.shape[:2]
+    return Camera(pose, frame.K, width, height)
+
+
+def checkerboard(height: int, width: int) -> list[Frame]:
+    """Two frames of a pattern from two places, to try out with."""
+    board = (np.indices((height, width)).sum(0) // 8 % 2 * 255).astype(np.uint8)
+    image = np.repeat(board[..., None], 3, axis=2)
+    K = np.array([[width, 0, width / 2], [0, width, height / 2], [0, 0, 1.0]])
+    frames = []
+    for number in range(2):
+        c2w = np.eye(4)
+        c2w[0, 3] = 0.1 * number
+        frames.append(Frame(seq=number, stamp_ns=number, camera="", image=image, K=K, c2w=c2w))
+    return frames
 
 
 def view_batch(

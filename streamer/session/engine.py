@@ -9,9 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,9 +17,10 @@ from numpy.typing import NDArray
 
 from gs_decoder import ChunkMeta, MapConfig, SplatMap, Splats, estimate_background
 from gs_decoder.fusion import fuse_view
-from gs_decoder.refine import Refiner
+from gs_decoder.refine import Refiner, local_pose
 from streamer.frames import Frame
 from streamer.session.batching import (
+    checkerboard,
     in_map_units,
     on_cpu,
     refine_view,
@@ -32,8 +31,11 @@ from streamer.session.batching import (
 from streamer.session.corrections import Moved, PosesOutcome, Trajectory, rigid, scale_of, scales_of
 from streamer.session.keyframe_table import KeyframeTable
 from streamer.session.keyframes import KeyframeSelector
-from streamer.session.outbox import Keyframe, Outbox, SessionStatus
+from streamer.session.outbox import Keyframe, Latencies, Outbox, SessionStatus
+from streamer.session.residence import Residence
 from streamer.session.settings import EngineConfig, view_renderer
+from streamer.session.sight import farthest
+from streamer.session.spill_files import SpillFolder
 from ttt_core import Prediction, default_model
 from ttt_core.stream_model import StreamModel
 
@@ -62,6 +64,14 @@ class Engine:
         )
         self.frames_done = 0
         self.paused = False
+        self._spill: SpillFolder | None = None
+        self._resident_budget = min(self.config.resident_budget, self.config.map_budget)
+        self._clear()
+
+    def spill_to(self, folder: SpillFolder) -> None:
+        """From now on chunks out of sight rest there; to be said before the first frame."""
+        assert self.frames_done == 0, "chunks would be looked for where they are not"
+        self._spill = folder
         self._clear()
 
     def _clear(self) -> None:
@@ -71,26 +81,19 @@ class Engine:
         self.selector = KeyframeSelector(self.config.keyframes)
         self.keyframes = KeyframeTable()
         self.chunk_of_seq: dict[int, int] = {}
+        self.residence = Residence(self, self._spill, self._resident_budget)
         self.scene_depth: float | None = None
         self.quiet_since_step = 0
         self._published_at = self._collected_at = -math.inf
         self._moved_cameras: dict[int, Float64] = {}
         self._batch_ms = 0.0
-        self._latencies: deque[float] = deque(maxlen=256)
+        self._latencies = Latencies()
 
     def warm_up(self, height: int, width: int) -> None:
         """Compile and touch everything a batch of this size needs, on frames of a checkerboard."""
         self.model.warm_up(height, width)
         probe = Engine(dataclasses.replace(self.config, refine_steps=0), model=self.model)
-        board = (np.indices((height, width)).sum(0) // 8 % 2 * 255).astype(np.uint8)
-        image = np.repeat(board[..., None], 3, axis=2)
-        K = np.array([[width, 0, width / 2], [0, width, height / 2], [0, 0, 1.0]])
-        frames = []
-        for number in range(2):
-            c2w = np.eye(4)
-            c2w[0, 3] = 0.1 * number
-            frames.append(Frame(seq=number, stamp_ns=number, camera="", image=image, K=K, c2w=c2w))
-        probe.process(frames)
+        probe.process(checkerboard(height, width))
         probe.refiner.step()
         probe.publish()
         probe.close()
@@ -111,23 +114,26 @@ class Engine:
             assert frame.c2w is not None, "frames without a pose are refused at the door"
             pose = self.trajectory.add(frame.seq, frame.stamp_ns, frame.c2w)
             poses[frame.seq] = rigid(pose)
+        with self.outbox.timed("spill"):
+            self.residence.see(frames, poses)
+            self.residence.make_room(0, len(frames), protected=self._newest())
         frames = [in_map_units(f, scale_of(self.trajectory.pose(f.seq))) for f in frames]
-        with self._timed("keyframes"):
-            chosen = self._choose_keyframes(frames, poses)
-        if chosen:
-            self._predict_and_fuse(chosen, poses)
+        with self.outbox.timed("keyframes"):
+            chosen, sights = self._choose_keyframes(frames, poses)
+        self._predict_and_fuse(chosen, poses)
         for frame in frames:
             if frame.seq not in self.refiner.views:
-                self._add_view(frame, poses[frame.seq])
+                self.refiner.add_view(refine_view(frame, poses[frame.seq]))
+            self.refiner.views[frame.seq].far = sights[frame.seq]
         self.quiet_since_step = self.refiner.steps
         self.frames_done += len(frames)
-        with self._timed("publish"):
+        with self.outbox.timed("publish"):
             self._publish_what_is_due()
         now = time.monotonic_ns()
         self._batch_ms = (now - started) / 1e6
         self.outbox.took("batch", self._batch_ms / 1e3)
         for frame in frames:
-            self._latencies.append((now - frame.received_ns) / 1e6)
+            self._latencies.add((now - frame.received_ns) / 1e6)
             self.outbox.latency((now - frame.received_ns) / 1e9)
         if self.config.refine_steps and self.config.refine_enabled:
             for _ in range(self.config.refine_steps):
@@ -145,19 +151,22 @@ class Engine:
 
     def _choose_keyframes(
         self, frames: Sequence[Frame], poses: Mapping[int, Float64]
-    ) -> list[tuple[Frame, Float32]]:
-        """The key frames among these, each with the map's depth as it sees it."""
+    ) -> tuple[list[tuple[Frame, Float32]], dict[int, float]]:
+        """The key frames among these, each with the map's depth as it sees it; and how far each
+        frame sees, by seq."""
         chosen = []
+        sights = {}
         for frame in frames:
             pose = poses[frame.seq]
             map_depth = self._map_depth(frame, pose)
+            sights[frame.seq] = farthest(map_depth)
             filled = map_depth > 0.0
             depth = float(np.median(map_depth[filled])) if filled.any() else self.scene_depth
             # Until something is known of the scene every frame is worth a look.
             if depth is None or self.selector.is_keyframe(pose, depth, 1.0 - float(filled.mean())):
                 chosen.append((frame, map_depth))
                 self.selector.add(frame.seq, pose)
-        return chosen
+        return chosen, sights
 
     def _map_depth(self, frame: Frame, pose: Float64) -> Float32:
         """(H, W) z-depth of the map as this frame sees it, 0 where it holds nothing."""
@@ -178,10 +187,10 @@ class Engine:
         for group in by_size.values():
             frames = [frame for frame, _ in group]
             batch = view_batch(frames, poses, [map_depth for _, map_depth in group])
-            with self._timed("predict"):
+            with self.outbox.timed("predict"):
                 self.model_state, prediction = self.model.stream(self.model_state, batch)
                 prediction = on_cpu(prediction)
-            with self._timed("fuse"):
+            with self.outbox.timed("fuse"):
                 for place, frame in enumerate(frames):
                     self._fuse(frame, poses[frame.seq], prediction, place)
 
@@ -217,8 +226,9 @@ class Engine:
         if splats.count:
             chunk = self.map.add(meta, splats)
             self.chunk_of_seq[frame.seq] = chunk
-            self.refiner.add_splats(chunk, splats.transform(self._local(pose)))
-        self._add_view(frame, pose)
+            self.residence.add(chunk, splats)
+            self.refiner.add_splats(chunk, splats.transform(local_pose(self.refiner, pose)))
+        self.refiner.add_view(refine_view(frame, pose))
         keyframe = Keyframe(
             seq=frame.seq,
             stamp_ns=frame.stamp_ns,
@@ -230,22 +240,19 @@ class Engine:
         self.keyframes.add(keyframe)
         self.outbox.keyframes([keyframe])
 
-    def _local(self, pose: Float64) -> Float64:
-        """A pose relative to the refiner's origin."""
-        local = pose.copy()
-        local[:3, 3] -= self.refiner.origin
-        return local
-
-    def _add_view(self, frame: Frame, pose: Float64) -> None:
-        self.refiner.add_view(refine_view(frame, pose))
-
     def _make_room(self, count: int) -> None:
-        """Before `count` splats come, the least of the old ones leave if the map would overflow."""
-        newest = list(self.chunk_of_seq.values())[-self.map.config.protect_newest :]
-        budget = self.config.map_budget
+        """Before `count` splats come: chunks out of sight go to the disk; where that is not enough
+        the least of the old splats leave for ever."""
+        newest, budget = self._newest(), self._resident_budget
+        self.residence.make_room(count, 0, protected=newest)
         if self.refiner.make_room(count, budget, self.map.config.reserve, protected=newest):
             # The map must have the room too, or it would make its own, from other splats.
             self._collect()
+        self.residence.publishable(count)
+
+    def _newest(self) -> list[int]:
+        """The chunks that making room spares."""
+        return list(self.chunk_of_seq.values())[-self.map.config.protect_newest :]
 
     # Refinement and publication --------------------------------------------------------------
 
@@ -255,11 +262,11 @@ class Engine:
         settled = self.refiner.steps - self.quiet_since_step >= self.config.idle_steps
         if self.paused or not self.config.refine_enabled or self.config.refine_steps:
             return False
-        return self.refiner.parameters.count > 0 and not settled
+        return self.refiner.parameters.count > 0 and bool(self.refiner.views) and not settled
 
     def refine(self) -> None:
         """One refinement step; publishes refined chunks now and then."""
-        with self._timed("refine"):
+        with self.outbox.timed("refine"):
             self.refiner.step()
         if time.monotonic() - self._published_at >= self.config.publish_every:
             self.publish()
@@ -294,11 +301,12 @@ class Engine:
         parameters = self.refiner.parameters
         for chunk, splats in self.refiner.take_changed(self.map.chunks):
             pose = self.map.chunks[chunk].T_world_chunk
-            self.map.replace(chunk, splats.transform(np.linalg.inv(self._local(pose))))
+            self.map.replace(chunk, splats.transform(np.linalg.inv(local_pose(self.refiner, pose))))
         present = set(np.unique(parameters.chunk[: parameters.count]).tolist())
-        gone = set(self.map.chunks) - present
+        gone = {c for c in set(self.map.chunks) - present if c not in self.residence}
         if gone:
             self.map.drop(gone)
+            self.residence.forget(gone)
             self.keyframes.forget_chunks(gone)
             self.chunk_of_seq = {s: c for s, c in self.chunk_of_seq.items() if c not in gone}
 
@@ -344,8 +352,8 @@ class Engine:
         with_chunk = [p for p, seq in enumerate(moved.seqs) if seq in self.chunk_of_seq]
         ids = [self.chunk_of_seq[moved.seqs[place]] for place in with_chunk]
         motions = moved.after[with_chunk] @ np.linalg.inv(moved.before[with_chunk])
-        poses = [self.map.chunks[chunk].T_world_chunk for chunk in ids]
-        self.map.move(dict(zip(ids, motions @ np.reshape(poses, (-1, 4, 4)))))
+        poses = [self.residence.pose(chunk) for chunk in ids]
+        self.residence.move(dict(zip(ids, motions @ np.reshape(poses, (-1, 4, 4)))))
         cameras = dict(zip(moved.seqs, rigid(moved.after)))
         key_cameras = {seq: camera for seq, camera in cameras.items() if seq in self.keyframes}
         for seq, camera in key_cameras.items():
@@ -363,12 +371,6 @@ class Engine:
         self.model_state = self.model.move(self.model_state, key_cameras, growth)
         return len(ids)
 
-    @contextmanager
-    def _timed(self, stage: str) -> Iterator[None]:
-        began = time.perf_counter()
-        yield
-        self.outbox.took(stage, time.perf_counter() - began)
-
     # The rest --------------------------------------------------------------------------------
 
     def reset(self) -> None:
@@ -379,20 +381,19 @@ class Engine:
         self.frames_done = 0
 
     def splats_world(self, origin: Float64 | None = None) -> Splats:
-        """All splats of the map as it is now, world axes, relative to `origin` (default zeros)."""
+        """All splats, those on the disk too, world axes, relative to `origin` (default zeros)."""
         self._collect()
-        return self.map.splats_world(origin=origin)
+        return self.residence.splats_world(origin)
 
     def status(self) -> SessionStatus:
         """Figures of the map and of the last batches; counts of frames are the caller's."""
-        latencies = np.array(self._latencies) if self._latencies else None
         return SessionStatus(
             keyframes=len(self.keyframes),
-            splats=self.refiner.parameters.count,
+            splats=self.refiner.parameters.count + self.residence.shown,
+            splats_ready=self.refiner.parameters.count,
+            splats_on_disk=sum(chunk.count for chunk in self.residence.resting),
             batch_ms=self._batch_ms,
-            latency_ms=None
-            if latencies is None
-            else (float(np.percentile(latencies, 50)), float(np.percentile(latencies, 95))),
+            latency_ms=self._latencies.percentiles(),
             psnr=self.refiner.psnr(),
             steps=self.refiner.steps,
             model=self.model.describe(),

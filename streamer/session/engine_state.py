@@ -15,6 +15,7 @@ from streamer.session.batching import in_map_units, refine_view
 from streamer.session.corrections import Trajectory, TrajectoryState, rigid, scale_of
 from streamer.session.engine import Engine
 from streamer.session.outbox import Keyframe
+from streamer.session.spilled_state import ResidenceState
 from ttt_core.stream_model import CarriedState
 
 Float64 = NDArray[np.float64]
@@ -26,6 +27,7 @@ class EngineState:
 
     Attributes:
         next_chunk: id of the next new chunk.
+        residence: which chunks rest in which files.
         places: what the key frame selector remembers (`KeyframeSelector.places`).
     """
 
@@ -39,6 +41,7 @@ class EngineState:
     places: tuple[list[int], Float64, Float64]
     trajectory: TrajectoryState
     refiner: RefinerState
+    residence: ResidenceState
 
 
 def engine_state(engine: Engine) -> EngineState:
@@ -54,6 +57,7 @@ def engine_state(engine: Engine) -> EngineState:
         places=engine.selector.places(),
         trajectory=engine.trajectory.state(),
         refiner=refiner_state(engine.refiner),
+        residence=engine.residence.state(),
     )
 
 
@@ -71,10 +75,14 @@ def restore_engine(engine: Engine, state: EngineState, frames: Mapping[int, Fram
     engine.model_state = state.model
     engine.trajectory = Trajectory.restored(state.trajectory)
     engine.selector.remember(*state.places)
+    # A chunk that rests may be in the map or not.
+    chunks = {held.meta.frame_seq: held.id for held in state.residence.resting}
+    chunks |= {chunk.frame_seq: chunk.id for chunk in state.chunks}
     for keyframe in state.keyframes:
         engine.keyframes.add(keyframe)
-        if keyframe.chunk is not None:
-            engine.chunk_of_seq[keyframe.seq] = keyframe.chunk
+        if keyframe.seq in chunks:
+            engine.chunk_of_seq[keyframe.seq] = chunks[keyframe.seq]
+    engine.residence.restore(state.residence)
     engine.map.restore(state.chunks, state.next_chunk)
     views = {}
     for seq, frame in frames.items():

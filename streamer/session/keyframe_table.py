@@ -36,8 +36,13 @@ class KeyframeTable(dict[int, Keyframe]):
                 self[seq] = dataclasses.replace(keyframe, chunk=None)
                 self._changed.add(seq)
 
+    def tie(self, seq: int, chunk: int) -> None:
+        """A key frame's chunk is there again."""
+        self[seq] = dataclasses.replace(self[seq], chunk=chunk)
+        self._changed.add(seq)
+
     def take_changed(self) -> list[Keyframe]:
-        """The key frames that lost their chunk since the last call."""
+        """The key frames that lost their chunk, or got it back, since the last call."""
         changed = [self[seq] for seq in sorted(self._changed)]
         self._changed.clear()
         return changed

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,15 +39,35 @@ class Keyframe:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionStatus:
     """Figures of a session; `latency_ms` is (p50, p95) from receipt to publication, `psnr` the mean
-    over recently refined views in dB, `model` what predicts, in words."""
+    over recently refined views in dB, `model` what predicts, in words. `splats` are in the map;
+    of these and those that it has dropped, `splats_ready` are in memory, `splats_on_disk` not."""
 
     keyframes: int
     splats: int
+    splats_ready: int
+    splats_on_disk: int
     batch_ms: float
     latency_ms: tuple[float, float] | None
     psnr: float | None
     steps: int
     model: str
+
+
+class Latencies:
+    """The last ones of a session, in any unit."""
+
+    def __init__(self) -> None:
+        self._last: deque[float] = deque(maxlen=256)
+
+    def add(self, latency: float) -> None:
+        self._last.append(latency)
+
+    def percentiles(self) -> tuple[float, float] | None:
+        """p50 and p95; None before the first."""
+        if not self._last:
+            return None
+        p50, p95 = np.percentile(np.array(self._last), (50, 95)).tolist()
+        return p50, p95
 
 
 class Outbox:
@@ -59,9 +82,16 @@ class Outbox:
     def keyframes_moved(self, poses: Mapping[int, Float64]) -> None:
         """Corrected cameras of key frames: seq → (4, 4) camera to world."""
 
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Tell how long what is done within took."""
+        began = time.perf_counter()
+        yield
+        self.took(stage, time.perf_counter() - began)
+
     def took(self, stage: str, seconds: float) -> None:
         """A stage of the engine's work is done: `batch`, and within it `keyframes`, `predict`,
-        `fuse`, `publish`; `refine` for one step; `correct` for one correction of poses.
+        `fuse`, `publish`, `spill`; `refine` for one step; `correct` for one correction of poses.
         """
 
     def latency(self, seconds: float) -> None:

@@ -44,6 +44,7 @@ from streamer.session.folder import SessionFolderError, begin_life, end_life, se
 from streamer.session.late_poses import apply_forwarded
 from streamer.session.resume import resume
 from streamer.session.socket_outbox import SocketOutbox, dealer, publish_socket
+from streamer.session.spill_files import SPILLED, SpillFolder
 from streamer.session.state_files import Cursor
 from streamer.session.state_writer import StateWriter
 from ttt_core.default_model import weights_digest
@@ -81,6 +82,10 @@ class SessionProcess:
         """Whether it is known what the processes before this one had counted."""
         # What a journal does not continue would leave gaps behind it.
         self._saves_itself = config.journal.enabled
+        spilled = SpillFolder(self.folder / SPILLED, kept=self._saves_itself)
+        if self._life.life == 1:
+            spilled.clear()
+        engine.spill_to(spilled)
         self._save_every = config.session.save_every
         self._settings: dict[str, str | int] = {
             "long_side": config.session.long_side,

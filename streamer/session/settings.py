@@ -19,6 +19,8 @@ class EngineConfig:
     """Attributes:
     batch: frames that one pass of the model takes.
     chunk_budget, map_budget: splats of a key frame, of the whole map.
+    resident_budget: splats of it that are held ready; the rest rests on the disk, or, where there
+        is no folder for it (`Engine.spill_to`), there is no rest.
     idle_steps: refinement steps after the last change of the map; then the session sleeps.
     publish_every: seconds between publications of refined chunks.
     chunk_interval: least seconds between two, however fast batches and corrections come.
@@ -30,7 +32,8 @@ class EngineConfig:
 
     batch: int = 4
     chunk_budget: int = 6000
-    map_budget: int = 120_000
+    map_budget: int = 600_000
+    resident_budget: int = 120_000
     idle_steps: int = 6000
     publish_every: float = 2.0
     chunk_interval: float = 1.5
@@ -53,6 +56,7 @@ def engine_config(config: ServeConfig) -> EngineConfig:
         batch=session.batch_size,
         chunk_budget=session.chunk_budget,
         map_budget=session.map_budget,
+        resident_budget=session.resident_budget,
         device=device,
         background=session.background,
         refine_enabled=session.refine,

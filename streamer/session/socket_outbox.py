@@ -90,6 +90,8 @@ class SocketOutbox(Outbox):
             frames_rejected=counts.rejected,
             keyframes=status.keyframes,
             splats=status.splats,
+            splats_ready=status.splats_ready,
+            splats_on_disk=status.splats_on_disk,
             batch_ms=status.batch_ms,
             latency_ms=None if latency is None else LatencyMs(p50=latency[0], p95=latency[1]),
             psnr=status.psnr,

@@ -26,16 +26,25 @@ from streamer.session.corrections import TrajectoryState
 from streamer.session.engine_state import EngineState
 from streamer.session.folder import SessionFolderError, write_aside
 from streamer.session.outbox import Keyframe
+from streamer.session.spill_files import SPILLED
+from streamer.session.spilled_state import (
+    check_files,
+    residence_arrays,
+    residence_figures,
+    residence_state,
+    unseen_chunks,
+)
 from ttt_core.errors import StateMismatchError
 from ttt_core.state import write_tensors
 from ttt_core.stream_model import StreamModel, load_carried_state
 
-FORMAT = 2
+FORMAT = 3
 CURSOR = "cursor.json"
 WEIGHTS = "fast_weights.safetensors"
 CHUNKS = "chunks.safetensors"
 REFINER = "refiner.safetensors"
 FRAMES = "frames.safetensors"
+RESIDENCE = "residence.safetensors"
 _FIELDS = ("means", "quats_wxyz", "scales", "opacities", "sh")
 _AT_ONCE = 1 << 20
 
@@ -73,7 +82,8 @@ def write_state(state: EngineState, cursor: Cursor, folder: Path) -> None:
     save_chunks(state.chunks, folder / CHUNKS)
     save_file(dict(state.refiner.arrays), folder / REFINER)
     save_file(_frames(state), folder / FRAMES)
-    names = (WEIGHTS, CHUNKS, REFINER, FRAMES)
+    save_file(residence_arrays(state.residence), folder / RESIDENCE)
+    names = (WEIGHTS, CHUNKS, REFINER, FRAMES, RESIDENCE)
     header = {
         "format": FORMAT,
         "version": program_version(),
@@ -89,6 +99,7 @@ def write_state(state: EngineState, cursor: Cursor, folder: Path) -> None:
         "cameras": [keyframe.camera for keyframe in state.keyframes],
         "pending": state.trajectory.pending,
         "refiner": dict(state.refiner.figures),
+        "residence": residence_figures(state.residence),
     }
     write_aside(folder / CURSOR, header)
 
@@ -100,6 +111,18 @@ def read_cursor(path: Path) -> Cursor:
         StateDamaged, StateVersion: as `read_state`.
     """
     return _cursor(path, _header(path))
+
+
+def needed_files(path: Path) -> set[int]:
+    """Numbers of the files in `spilled/` that a state refers to.
+
+    Raises:
+        StateDamaged, StateVersion: as `read_state`.
+    """
+    try:
+        return {int(number) for number in _header(path)["residence"]["files"]}
+    except _WRONG as error:
+        raise _damaged(path, error) from None
 
 
 def read_state(path: Path, model: StreamModel[Any]) -> EngineState:
@@ -117,6 +140,8 @@ def read_state(path: Path, model: StreamModel[Any]) -> EngineState:
         _check(path, header, header["crc32"])
         arrays = load_file(path / FRAMES)
         seqs = arrays["selector.seqs"].tolist()
+        residence = residence_state(load_file(path / RESIDENCE), header["residence"])
+        check_files(path.parents[1] / SPILLED, residence.resting)
         return EngineState(
             frames_done=header["frames_done"],
             scene_depth=header["scene_depth"],
@@ -134,21 +159,24 @@ def read_state(path: Path, model: StreamModel[Any]) -> EngineState:
                 pending=header["pending"],
             ),
             refiner=RefinerState(load_file(path / REFINER), header["refiner"]),
+            residence=residence,
         )
     except _WRONG as error:
         raise _damaged(path, error) from None
 
 
 def read_chunks(path: Path) -> tuple[Cursor, list[Chunk]]:
-    """The map of a state alone, and where it stands.
+    """The map of a state alone, with the chunks that only files have, and where it stands.
 
     Raises:
         StateDamaged, StateVersion: as `read_state`.
     """
     header = _header(path)
     try:
-        _check(path, header, [CHUNKS])
+        _check(path, header, [CHUNKS, RESIDENCE])
         chunks = load_chunks(path / CHUNKS)
+        residence = residence_state(load_file(path / RESIDENCE), header["residence"])
+        chunks += unseen_chunks(path.parents[1] / SPILLED, residence.resting, chunks)
     except _WRONG as error:
         raise _damaged(path, error) from None
     return _cursor(path, header), chunks

@@ -13,7 +13,8 @@ from safetensors import SafetensorError
 
 from streamer.session.engine_state import EngineState
 from streamer.session.folder import STATES, SessionFolderError, states, sync
-from streamer.session.state_files import Cursor, write_state
+from streamer.session.spill_files import SPILLED, numbers, remove
+from streamer.session.state_files import Cursor, needed_files, write_state
 
 _KEPT_STATES = 2
 
@@ -28,6 +29,7 @@ def save_state(state: EngineState, folder: Path, cursor: Cursor) -> Path:
     try:
         with holding_states(folder):
             earlier = states(folder)
+            _sync_spilled(state, folder, earlier)
             final = aside.with_name(str(int(earlier[0].name) + 1 if earlier else 0))
             shutil.rmtree(aside, ignore_errors=True)
             try:
@@ -43,6 +45,7 @@ def save_state(state: EngineState, folder: Path, cursor: Cursor) -> Path:
             sync(final.parent)
             for old in earlier[_KEPT_STATES - 1 :]:
                 shutil.rmtree(old, ignore_errors=True)
+            _sweep_spilled(state, folder)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
         raise SessionFolderError(
@@ -50,6 +53,32 @@ def save_state(state: EngineState, folder: Path, cursor: Cursor) -> Path:
             "choose another --session-dir"
         ) from None
     return final
+
+
+def _sync_spilled(state: EngineState, folder: Path, earlier: list[Path]) -> None:
+    """What the state refers to is on the disk before the state is."""
+    files = {file.number: file.name for held in state.residence.resting for file in held.files}
+    for path in earlier:
+        with contextlib.suppress(SessionFolderError):
+            for number in needed_files(path):
+                files.pop(number, None)
+    for name in files.values():
+        sync(folder / SPILLED / name)
+    if files:
+        sync(folder / SPILLED)
+
+
+def _sweep_spilled(state: EngineState, folder: Path) -> None:
+    """Remove the files that were there when this state was copied and that no state refers to:
+    the engine cannot need them any more."""
+    try:
+        needed = {number for path in states(folder) for number in needed_files(path)}
+    except SessionFolderError:
+        # Whoever reads that state will put it aside.
+        return
+    spilled = folder / SPILLED
+    old = [number for number in numbers(spilled) if number < state.residence.next_file]
+    remove(spilled, set(old) - needed)
 
 
 def set_aside(path: Path) -> None:

@@ -95,6 +95,9 @@ def test_a_stream_is_counted_and_timed(watched: Watched) -> None:
     watched.wait_for("splatstream_frames_rejected_total{session=counted}", 1)
     watched.wait_for("splatstream_splats{session=counted}", 1)
     metrics = watched.metrics()
+    splats = metrics["splatstream_splats{session=counted}"]
+    assert metrics["splatstream_splats_ready{session=counted}"] == splats
+    assert metrics["splatstream_splats_on_disk{session=counted}"] == 0
     assert metrics["splatstream_frames_total{session=counted}"] == 8
     assert metrics["splatstream_frames_dropped_total{session=counted}"] == 0
     assert metrics["splatstream_frames_waiting{session=counted}"] == 0

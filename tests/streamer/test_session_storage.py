@@ -105,6 +105,7 @@ def test_a_state_loads_bit_for_bit(tmp_path: Path, engine: Engine) -> None:
         "chunks.safetensors",
         "refiner.safetensors",
         "frames.safetensors",
+        "residence.safetensors",
         "cursor.json",
     }
     mirror = MapMirror()
@@ -160,7 +161,7 @@ def test_what_a_crash_left_half_written_is_in_nobodys_way(tmp_path: Path, engine
     (half / "other").write_bytes(b"")
     state = save(engine, tmp_path)
     assert state.name == "1"
-    assert len(list(state.iterdir())) == 5
+    assert len(list(state.iterdir())) == 6
     assert sorted(os.listdir(tmp_path / "state")) == ["0", "1"]
     assert load_chunks(state / "chunks.safetensors")
 
@@ -170,7 +171,7 @@ def test_a_full_disk_is_named_and_costs_no_state(tmp_path: Path, engine: Engine)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     # Files stop to grow, as they do on a full disk: within the one of the two, within the other.
     sizes = [path.stat().st_size for path in (tmp_path / "state" / "0").glob("*.safetensors")]
-    assert len(sizes) == 4
+    assert len(sizes) == 5
     for limit in (size // 2 for size in sizes):
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
         try:
@@ -273,7 +274,7 @@ def test_a_copy_is_none_of_the_engines_business(tmp_path: Path) -> None:
     assert (at_once / "cursor.json").read_bytes() == (later / "cursor.json").read_bytes()
 
 
-@pytest.mark.parametrize("name", ["fast_weights", "chunks", "refiner", "frames"])
+@pytest.mark.parametrize("name", ["fast_weights", "chunks", "refiner", "frames", "residence"])
 def test_a_damaged_state_is_named(tmp_path: Path, engine: Engine, name: str) -> None:
     path = save(engine, tmp_path)
     file = path / f"{name}.safetensors"
@@ -291,11 +292,11 @@ def test_a_cursor_that_is_none_is_named(tmp_path: Path, engine: Engine) -> None:
     path = save(engine, tmp_path)
     cursor = path / "cursor.json"
     whole = cursor.read_text()
-    for content in (whole[: len(whole) // 2], "", "[]", "{}", '{"format": 2}'):
+    for content in (whole[: len(whole) // 2], "", "[]", "{}", '{"format": 3}'):
         cursor.write_text(content)
         with pytest.raises(StateDamaged, match=r"damaged"):
             read_cursor(path)
-    cursor.write_text(whole.replace('"format": 2', '"format": 9'))
+    cursor.write_text(whole.replace('"format": 3', '"format": 9'))
     with pytest.raises(StateVersion, match="format 9"):
         read_state(path, engine.model)
     set_aside(path)
