@@ -21,6 +21,7 @@ from typing import Any, Literal, TypeVar
 import msgspec
 import yaml
 
+from streamer.keep import KeepError, parse_keep
 from streamer.suggest import did_you_mean
 
 RUN_CONFIG = "config.json"
@@ -123,10 +124,18 @@ class JournalConfig:
     """A file of a journal is closed beyond this size."""
     gather_s: float = 0.03
     """Least seconds between two fsyncs: what comes in between shares the next one."""
+    keep: str = "all"
+    """How much of a session's journal stays: all of it, a size (20GB) or an age (7d). Whole files
+    go, the oldest first, when a state is saved, and never one that going on from the saved states
+    takes."""
 
     def __post_init__(self) -> None:
         _require(self.segment_mb > 0, "journal.segment_mb", self.segment_mb, "must be positive")
         _require(0 <= self.gather_s <= 0.05, "journal.gather_s", self.gather_s, "is not in 0..0.05")
+        try:
+            parse_keep(self.keep)
+        except KeepError as error:
+            raise ConfigError(f"journal.keep: {error}") from None
 
 
 @dataclass(kw_only=True, slots=True)

@@ -55,6 +55,9 @@ class Recording:
         )
         self._plan = plan(self._entries(parts=False), section)
         self.frames = len(self._plan.wanted)
+        self.begins = self._plan.begins or 0
+        """The first frame that may be there: those before it are in files that are gone, or were
+        not given."""
         if self.frames == 0:
             raise ReplayError(f"{source}: holds no frame: give another session or file")
 

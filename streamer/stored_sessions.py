@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from streamer.journal import History, JournalError, read_journal, segments
+from streamer.journal import History, JournalError, first_seq, read_journal, segments
 from streamer.session.folder import (
     SESSION_FILE,
     SessionFolderError,
@@ -40,6 +40,7 @@ class StoredSession:
         runs: a daemon holds it now. crashed: its last process was not told to end.
         frames, dropped, rejected: as the journal counts them, None without a journal.
         journal_bytes, journal_files: of the present epoch.
+        journal_begins: first frame that it still holds (`journal.keep`).
         client: who sent last.
         states: saved states, newest first.
         total_bytes: of all files.
@@ -57,6 +58,7 @@ class StoredSession:
     rejected: int | None = None
     journal_files: int = 0
     journal_bytes: int = 0
+    journal_begins: int = 0
     client: str | None = None
     states: tuple[Path, ...] = ()
     total_bytes: int = 0
@@ -136,7 +138,7 @@ def _held(session: StoredSession) -> Iterator[None]:
 
 def _look(folder: Path) -> StoredSession:
     found = segments(folder)
-    epoch = lives = 0
+    epoch = lives = begins = 0
     running = False
     history: History | None = None
     problem = None
@@ -146,6 +148,8 @@ def _look(folder: Path) -> StoredSession:
         found = [segment for segment in found if segment.epoch == epoch]
         if found:
             history = History(folder.name, epoch)
+            # Of a file that is torn before its first entry nothing is known.
+            begins = first_seq(found[0].path) % 2**63
             for recorded in read_journal(folder, epoch, from_seq=_NEWEST, parts=False):
                 history.take(recorded.entry)
     except (SessionFolderError, JournalError) as error:
@@ -163,6 +167,7 @@ def _look(folder: Path) -> StoredSession:
         dropped=None if history is None else history.counts.dropped,
         rejected=None if history is None else history.counts.rejected,
         journal_files=len(found),
+        journal_begins=begins,
         journal_bytes=sum(segment.path.stat().st_size for segment in found),
         client=None if history is None or history.hello is None else history.hello.client,
         states=tuple(states(folder)),

@@ -67,6 +67,12 @@ def run(options: Options) -> int:
     recording = Recording(source, settings.batch)
     engine = Engine(settings, model=default_model(session.weights, settings.device))
     screen = console()
+    if recording.begins:
+        screen.print(
+            f"frames 0 to {recording.begins - 1} are not there (see journal.keep): the map is made "
+            "of the rest",
+            markup=False,
+        )
     with TemporaryDirectory(prefix="splatstream-") as out_of_sight:
         engine.spill_to(SpillFolder(Path(out_of_sight), kept=False))
         with frame_progress(screen, recording.frames, "frames replayed") as bar:

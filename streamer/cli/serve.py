@@ -39,6 +39,8 @@ class Options:
     """The live page asks for the token in this file, which is made where it is missing."""
     session_dir: Path | None = None
     """Folder of the sessions' own folders."""
+    journal_keep: str | None = None
+    """How much of a session's journal stays: all, a size (20GB) or an age (7d)."""
     device: Literal["auto", "cpu", "cuda"] | None = None
     """What the sessions compute on."""
     max_sessions: int | None = None
@@ -118,6 +120,7 @@ def serve_config(options: Options) -> ServeConfig:
         ),
         log=dataclasses.replace(config.log, json=options.log_json or config.log.json),
         session=dataclasses.replace(config.session, **session),
+        journal=dataclasses.replace(config.journal, **given(keep=options.journal_keep)),
     )
 
 

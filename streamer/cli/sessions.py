@@ -180,6 +180,8 @@ def _print_list(session_dir: Path, found: list[StoredSession]) -> None:
 
 
 def _print_one(session: StoredSession) -> None:
+    begins = session.journal_begins
+    missing = f"; frames 0 to {begins - 1} are gone (journal.keep)" if begins else ""
     lines = {
         "session": session.name,
         "folder": str(session.folder),
@@ -188,7 +190,7 @@ def _print_one(session: StoredSession) -> None:
         "last sender": session.client or "-",
         "frames": f"{_count(session.frames)} accepted, {_count(session.dropped)} dropped, "
         f"{_count(session.rejected)} rejected",
-        "journal": f"{session.journal_files} files, {_size(session.journal_bytes)}",
+        "journal": f"{session.journal_files} files, {_size(session.journal_bytes)}{missing}",
         "states": ", ".join(path.name for path in session.states) or "none",
         "on the disk": _size(session.total_bytes),
     }

@@ -16,6 +16,7 @@ from streamer.frames import Frame
 from streamer.ingest.recorded import correction, decode_recorded
 from streamer.journal import (
     BatchSent,
+    Begin,
     Corrected,
     Dropped,
     FrameEntry,
@@ -72,6 +73,8 @@ class Plan:
 
     steps: deque[list[int] | Corrected] = field(default_factory=deque)
     stamps: dict[int, int] = field(default_factory=dict)
+    begins: int | None = None
+    """First frame that the entries may hold; those before it are gone."""
     loose: set[int] = field(default_factory=set)
     """Accepted frames that were never sent: they come last."""
 
@@ -94,6 +97,8 @@ def plan(entries: Iterable[Recorded], section: Section) -> Plan:
     loose: dict[int, None] = {}
     for recorded in entries:
         match recorded.entry:
+            case Begin(next_seq=next_seq):
+                made.begins = next_seq if made.begins is None else made.begins
             case FrameEntry(header=header):
                 in_part = section.next_seq <= header.seq < section.upto
                 if in_part and header.seq not in section.dropped:
@@ -229,6 +234,11 @@ class CatchUp:
     def _read(self) -> None:
         section = self.section
         made = plan(_entries(section, parts=False), section)
+        if (made.begins or 0) > section.next_seq:
+            logger.warning(
+                "%s: frames %d to %d are gone from the journal: the map is made of the rest",
+                section.folder, section.next_seq, (made.begins or 0) - 1,
+            )  # fmt: skip
         with self._changed:
             wanted = sorted(made.wanted)
             self.remaining = len(wanted)

@@ -26,7 +26,8 @@ from streamer.journal.errors import (
 )
 from streamer.journal.files import Files
 from streamer.journal.journal import SEGMENT_BYTES, Item, Journal, segments
-from streamer.journal.reader import read_file, read_journal
+from streamer.journal.reader import first_seq, read_file, read_journal
+from streamer.journal.retention import remove_spare
 from streamer.journal.scan import Recorded
 
 __all__ = [
@@ -54,7 +55,9 @@ __all__ = [
     "Recorded",
     "Rejected",
     "Report",
+    "first_seq",
     "read_file",
     "read_journal",
+    "remove_spare",
     "segments",
 ]

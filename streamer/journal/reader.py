@@ -40,7 +40,7 @@ def read_journal(
         names = [segment.path for segment in found]
         if durable_end[0] in names:
             found = found[: names.index(durable_end[0]) + 1]
-    yield from _read(_from(found, from_seq), durable_end, parts=parts)
+    yield from _read(files_from(found, from_seq), durable_end, parts=parts)
 
 
 def read_file(path: Path) -> Iterator[Recorded]:
@@ -52,15 +52,16 @@ def read_file(path: Path) -> Iterator[Recorded]:
     yield from _read([Segment(path, 0, 0)], None, parts=True)
 
 
-def _from(found: list[Segment], from_seq: int) -> list[Segment]:
+def files_from(found: list[Segment], from_seq: int) -> list[Segment]:
+    """Of the files of an epoch, in order, those that `read_journal` reads from this frame on."""
     for place in range(len(found) - 1, 0, -1):
         # A file that begins with this very frame may follow a correction that came before it.
-        if _first(found[place].path) < from_seq:
+        if first_seq(found[place].path) < from_seq:
             return found[place:]
     return found
 
 
-def _first(path: Path) -> int:
+def first_seq(path: Path) -> int:
     """The first seq that may be in a file; all of them where its beginning is not whole."""
     for recorded in scan(path, Tail(), parts=False, verify=False):
         if isinstance(recorded.entry, Begin):

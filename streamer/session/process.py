@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from streamer.config import ServeConfig
 from streamer.frames import Frame
+from streamer.keep import parse_keep
 from streamer.protocol import limits
 from streamer.protocol.errors import ProtocolError
 from streamer.protocol.internal import (
@@ -91,7 +92,7 @@ class SessionProcess:
             "long_side": config.session.long_side,
             "weights": weights_digest(config.session.weights),
         }
-        self._writer = StateWriter(self.folder)
+        self._writer = StateWriter(self.folder, parse_keep(config.journal.keep))
         self._unsaved = 0
         """Batches and corrections since the last state."""
         self._next_seq = 0

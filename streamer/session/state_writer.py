@@ -8,10 +8,11 @@ from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from streamer.keep import Keep
 from streamer.session.engine_state import EngineState
 from streamer.session.folder import SessionFolderError
 from streamer.session.state_files import Cursor
-from streamer.session.storage import save_state
+from streamer.session.storage import save_state, shorten_journal
 
 log = logging.getLogger(__name__)
 
@@ -36,10 +37,12 @@ class StateWriter:
 
     Args:
         folder: the session's.
+        keep: of its journal, which is shortened when a state has been written.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, keep: Keep | None = None) -> None:
         self._folder = folder
+        self._keep = keep or Keep()
         self._changed = threading.Condition()
         self._next: _Job | None = None
         self._writing = False
@@ -91,6 +94,7 @@ class StateWriter:
             error: SessionFolderError | None = None
             try:
                 save_state(job.state, self._folder, job.cursor)
+                shorten_journal(self._folder, job.cursor, self._keep)
             except SessionFolderError as trouble:
                 error = trouble
             except Exception as trouble:

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import logging
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from safetensors import SafetensorError
 
+from streamer.journal import JournalError, remove_spare
+from streamer.keep import Keep
 from streamer.session.engine_state import EngineState
 from streamer.session.folder import STATES, SessionFolderError, states, sync
 from streamer.session.spill_files import SPILLED, numbers, remove
-from streamer.session.state_files import Cursor, needed_files, write_state
+from streamer.session.state_files import Cursor, needed_files, read_cursor, write_state
+
+log = logging.getLogger(__name__)
 
 _KEPT_STATES = 2
 
@@ -79,6 +85,30 @@ def _sweep_spilled(state: EngineState, folder: Path) -> None:
     spilled = folder / SPILLED
     old = [number for number in numbers(spilled) if number < state.residence.next_file]
     remove(spilled, set(old) - needed)
+
+
+def shorten_journal(folder: Path, cursor: Cursor, keep: Keep) -> list[Path]:
+    """Remove what `keep` does not want of a session's journal and neither of its states needs;
+    what is gone. With fewer than two states, or with one that another process could not go on
+    from, nothing goes.
+
+    Args:
+        folder: the session's.
+        cursor: of the state that was saved last.
+    """
+    if keep.everything:
+        return []
+    try:
+        with holding_states(folder):
+            cursors = [read_cursor(path) for path in states(folder)[:_KEPT_STATES]]
+            alike = all((c.epoch, c.settings) == (cursor.epoch, cursor.settings) for c in cursors)
+            if len(cursors) < _KEPT_STATES or not alike:
+                return []
+            needed_from = min(c.next_seq for c in cursors)
+            return remove_spare(folder, cursor.epoch, needed_from, keep, time.time())
+    except (OSError, JournalError, SessionFolderError) as error:
+        log.warning("%s: the journal cannot be shortened: %s", folder, error)
+        return []
 
 
 def set_aside(path: Path) -> None:
