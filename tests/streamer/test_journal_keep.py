@@ -198,7 +198,7 @@ def test_amounts_are_read(text: str, keep: Keep) -> None:
 
 @pytest.mark.parametrize("text", ["", "20", "GB", "0GB", "-1d", "7 days", "1e9MB"])
 def test_what_is_no_amount_is_refused_with_what_is(text: str) -> None:
-    with pytest.raises(ConfigError, match="journal.keep: .*20GB, 7d"):
+    with pytest.raises(ConfigError, match=r"journal\.keep: .*20GB, 7d"):
         JournalConfig(keep=text)
 
 
