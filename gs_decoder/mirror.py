@@ -37,6 +37,7 @@ class MapMirror:
     def clear(self) -> None:
         """Forget everything, revisions too: a new epoch begins."""
         self._chunks: dict[int, Chunk] = {}
+        self._count = 0
         # Revision of the drop of ids that are gone, so that a late chunk does not come back.
         self._dropped: dict[int, int] = {}
         # Moves that came before their chunk.
@@ -52,7 +53,7 @@ class MapMirror:
     @property
     def count(self) -> int:
         """Number of splats."""
-        return sum(chunk.count for chunk in self._chunks.values())
+        return self._count
 
     @property
     def clock(self) -> int:
@@ -79,6 +80,7 @@ class MapMirror:
         held = self._chunks.get(chunk.id)
         if held is None:
             self._chunks[chunk.id] = chunk
+            self._count += chunk.count
             early = self._early_moves.pop(chunk.id, None)
             if early is not None:
                 self._join_move(chunk.id, *early)
@@ -88,6 +90,7 @@ class MapMirror:
         if not (newer_content or newer_pose):
             return set()
         splats, pose = (chunk if newer_content else held), (chunk if newer_pose else held)
+        self._count += splats.count - held.count
         self._chunks[chunk.id] = (
             chunk
             if splats is pose
@@ -117,7 +120,7 @@ class MapMirror:
         held = self._chunks.get(identity)
         if held is None or held.revision > revision:
             return False
-        del self._chunks[identity]
+        self._count -= self._chunks.pop(identity).count
         return True
 
     def _join_reset(self, update: ResetUpdate) -> set[int]:
@@ -131,7 +134,7 @@ class MapMirror:
             self._early_moves = {i: m for i, m in self._early_moves.items() if m[0] > floor}
             self._dropped = {i: r for i, r in self._dropped.items() if r > floor}
         for identity in gone:
-            del self._chunks[identity]
+            self._count -= self._chunks.pop(identity).count
         return gone
 
     def have(self) -> list[Have]:

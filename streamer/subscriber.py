@@ -48,8 +48,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DEFAULT_UPDATES = "tcp://127.0.0.1:5556"
-MAX_HELD = 256
-"""Updates kept while a snapshot is on its way; more would show as a gap and be repaired again."""
+MAX_HELD_BYTES = 64 << 20
+"""Of updates kept while a snapshot is on its way; more show as a gap and are repaired again."""
 AWAY_S = 4.0
 """Silence after which the daemon counts as away: it says something every second."""
 CONNECT_AGAIN_S = 2.0
@@ -114,7 +114,8 @@ class Subscriber:
         self.snapshots = 0
         """How many were applied: one for joining late, one for every gap."""
         self.status: StatusHeader | None = None
-        self._held: list[UpdateMessage] = []
+        self._held: list[tuple[UpdateMessage, int]] = []
+        self._held_bytes = 0
         self._last_heard = float("-inf")
         context = context or zmq.Context.instance()
         self._context = context
@@ -249,7 +250,7 @@ class Subscriber:
             self.status = header
             changes.append(Change("status"))
         if message.update is not None:
-            self._counted(message, changes)
+            self._counted(message, sum(len(frame) for frame in frames), changes)
         elif self.synced and header.seq > self.seq:
             self.synced = False
 
@@ -263,19 +264,22 @@ class Subscriber:
         self.mirror.clear()
         self.epoch, self.seq = header.epoch, 0
         self._held.clear()
+        self._held_bytes = 0
         # What was asked for belongs to the epoch before.
         self._reader.abandon()
         # An epoch begins empty: who hears its first change, or that there is none, is up to date.
         self.synced = header.seq == int(header.KIND in COUNTED)
         changes.append(Change("reset", gone))
 
-    def _counted(self, message: UpdateMessage, changes: list[Change]) -> None:
+    def _counted(self, message: UpdateMessage, nbytes: int, changes: list[Change]) -> None:
         seq = message.header.seq
         if self.synced and seq > self.seq + 1:
             self.synced = False
         if not self.synced:
-            if len(self._held) < MAX_HELD:
-                self._held.append(message)
+            # In order, without a hole: behind what was left out everything shows as a gap.
+            if self._held_bytes < MAX_HELD_BYTES:
+                self._held.append((message, nbytes))
+            self._held_bytes += nbytes
             return
         if seq == self.seq + 1:
             self.seq = seq
@@ -301,7 +305,7 @@ class Subscriber:
         self.seq = snapshot.seq
         self.synced = True
         self.snapshots += 1
-        held, self._held = self._held, []
-        for message in held:
+        held, self._held, self._held_bytes = self._held, [], 0
+        for message, nbytes in held:
             if message.header.epoch == self.epoch:
-                self._counted(message, changes)
+                self._counted(message, nbytes, changes)

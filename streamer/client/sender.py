@@ -292,11 +292,12 @@ class Client:
     def _make_room(self, timeout_s: float | None) -> None:
         until = None if timeout_s is None else time.monotonic() + timeout_s
         self._check()
+        window = self._window
         if self.policy == "live":
-            while len(self._window.unsent) >= BACKLOG:
-                self._window.drop_oldest_unsent()
+            while window.unsent and (len(window.unsent) >= BACKLOG or window.full):
+                window.drop_oldest_unsent()
             return
-        while len(self._window.unsent) >= BACKLOG:
+        while len(window.unsent) >= BACKLOG or window.full:
             if until is not None and time.monotonic() >= until:
                 raise TimeoutError(f"the daemon at {self.address} gave no credit in {timeout_s} s")
             self._connection.changed.wait(_within(until))

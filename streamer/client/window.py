@@ -18,6 +18,8 @@ HOLD_S = {"no_credit": 0.5, "busy": 1.0}
 
 MAX_REJECTIONS = 4096
 """Rejections that are remembered, the latest."""
+MAX_UNSETTLED_BYTES = 256 << 20
+"""Of frames that wait for their verdict, and may have to be sent again; one passes alone."""
 
 
 @dataclass(slots=True)
@@ -30,6 +32,11 @@ class Outgoing:
     seq: int
     sent: bool = False
     """Whether it has been on the wire under this number."""
+
+    @property
+    def nbytes(self) -> int:
+        """Of its parts."""
+        return sum(len(part) for part in self.parts)
 
 
 @dataclass(slots=True)
@@ -48,6 +55,12 @@ class Window:
     rejected: deque[Rejection] = field(default_factory=lambda: deque(maxlen=MAX_REJECTIONS))
     renumbered: int = 0
     """How often the daemon counted anew."""
+    max_bytes: int = MAX_UNSETTLED_BYTES
+
+    @property
+    def full(self) -> bool:
+        """Whether what is on its way takes all the memory that it may."""
+        return sum(frame.nbytes for frame in (*self.sent, *self.unsent)) >= self.max_bytes
 
     @property
     def empty(self) -> bool:

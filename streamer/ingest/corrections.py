@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 from streamer.ingest.replies import Reply
 from streamer.ingest.sessions import Session
 from streamer.journal import Corrected
-from streamer.protocol import Header
+from streamer.protocol import Header, ProtocolError
 from streamer.protocol.internal import PosesDone, PosesForward
 from streamer.protocol.messages import Error, PosesAck
 
-MAX_CORRECTIONS = 256
-"""Corrections that sessions may owe an answer to; older ones are no longer answered."""
+MAX_OWED_POSES = 100_000
+"""Poses of corrections that a session may owe an answer to, some 60 MB of them on their way to it
+and into its journal; one correction passes alone, whatever its size."""
+MAX_OWED = 256
+"""The same, corrections."""
+UNANSWERED_S = 600.0
+"""A correction that a session has said nothing to for so long is given up."""
 
 
 @dataclass(slots=True)
@@ -23,6 +29,8 @@ class _Correction:
     unknown: list[int]
     number: int
     """Of the journal's entry, 0 without one."""
+    poses: int
+    since: float
     answer: Header | None = None
 
 
@@ -32,6 +40,34 @@ class Corrections:
     def __init__(self, reply: Reply) -> None:
         self._reply = reply
         self._awaited: dict[tuple[str, str, int], _Correction] = {}
+
+    def check(self, name: str, header: PosesForward) -> None:
+        """Whether a session can be told of this now.
+
+        Raises:
+            ProtocolError: `busy`; `bad_revision` where its own client is still to be answered.
+        """
+        self._give_up_old(name)
+        if (name, header.client, header.revision) in self._awaited:
+            raise ProtocolError(
+                "bad_revision",
+                f"revision: {header.revision} came twice: the answer to the first is on its way",
+            )
+        owed = [entry for key, entry in self._awaited.items() if key[0] == name]
+        total = sum(entry.poses for entry in owed) + len(header.entries)
+        if owed and (len(owed) >= MAX_OWED or total > MAX_OWED_POSES):
+            raise ProtocolError(
+                "busy",
+                f"session {name} has {len(owed)} corrections to answer first: send this one again "
+                "in a second",
+            )
+
+    def _give_up_old(self, name: str) -> None:
+        before = time.monotonic() - UNANSWERED_S
+        for key in [k for k, e in self._awaited.items() if k[0] == name and e.since < before]:
+            reason = f"session {name} did not answer in {UNANSWERED_S:.0f} s: send it again"
+            error = Error(code="internal", reason=reason, revision=key[2])
+            self._reply(self._awaited.pop(key).peer, error)
 
     def add(self, session: Session, header: PosesForward, peer: bytes, unknown: list[int]) -> None:
         """The session was told of a correction: journal it, and remember who asked."""
@@ -49,9 +85,9 @@ class Corrections:
                 )
             )
         key = (session.name, header.client, header.revision)
-        self._awaited[key] = _Correction(peer, unknown, number)
-        while len(self._awaited) > MAX_CORRECTIONS:
-            self._awaited.pop(next(iter(self._awaited)))
+        self._awaited[key] = _Correction(
+            peer, unknown, number, len(header.entries), time.monotonic()
+        )
 
     def done(self, session: Session | None, done: PosesDone) -> None:
         """The session applied a correction, or refused it."""

@@ -20,7 +20,7 @@ from streamer.frames import Frame
 from streamer.ingest.pictures import decode_depth, decode_image, decode_mask
 from streamer.protocol import Buffer, ProtocolError
 from streamer.protocol.messages import FrameHeader
-from streamer.undistort import ImageError, prepare_frame
+from streamer.undistort import ImageError, prepare_frame, working_size
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +67,12 @@ class Decoder:
         self.wake_fd, self._wake_write = os.pipe()
         os.set_blocking(self.wake_fd, False)
         os.set_blocking(self._wake_write, False)
+
+    def becomes(self, header: FrameHeader) -> int:
+        """Bytes of the `Frame` that this FRAME becomes, at most."""
+        width, height = working_size(header.width, header.height, self._long_side)
+        # Colour, what is valid, and depth.
+        return width * height * (4 if header.depth is None else 8)
 
     def submit(self, job: Job) -> None:
         """Decode in the background."""

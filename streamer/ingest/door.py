@@ -217,7 +217,10 @@ class Door:
             except ProtocolError:
                 raise error from None
             fault = error
-        offer = session.stream.offer(seq, sum(len(part) for part in message.parts))
+        nbytes = sum(len(part) for part in message.parts)
+        if header is not None:
+            nbytes += self._decoder.becomes(header)
+        offer = session.stream.offer(seq, nbytes)
         if offer is Offer.REPEAT:
             self._reply(identity, session.stream.ack())
             return
@@ -293,6 +296,7 @@ class Door:
             received_upto=session.stream.received,
             waiting=session.coming() or [],
         )
+        self._backstage.corrections.check(session.name, forward)
         unknown = sorted(set(keys) - {key for key, _ in entries})
         if not self._backstage.forward_poses(session, forward, identity, unknown):
             raise ProtocolError(

@@ -31,8 +31,9 @@ logger = logging.getLogger(__name__)
 TICK_S = 0.1
 READ_AT_ONCE = 32
 """Messages read from one socket before the others have their turn."""
-RECEIVE_HWM = 64
-"""Messages that libzmq holds of one sender before TCP holds it back."""
+RECEIVE_HWM = 16
+"""Messages that libzmq holds of one sender before TCP holds it back: what somebody sends who does
+not mind his credit costs so many of his frames, until they are read and refused."""
 
 
 class IngestService:
@@ -160,6 +161,9 @@ class IngestService:
             sum(len(stream.pending) for stream in streams),
             sum(stream.held_bytes for stream in streams),
         )
+        for stream in streams:
+            self._instruments.dropped(stream.drop_reasons)
+            stream.drop_reasons.clear()
 
     def _read_public(self) -> None:
         for _ in range(READ_AT_ONCE):

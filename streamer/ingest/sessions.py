@@ -142,6 +142,7 @@ class Session:
                     counts, frames_in=counts.frames_in + lost, dropped=counts.dropped + lost
                 )
                 next_seq = note.next_seq
+                self.stream.drop_reasons["lost"] += lost
             self.stream.restore(counts, next_seq)
         elif note is not None:
             self.stream.restore(note.counts, note.next_seq)

@@ -13,7 +13,7 @@ together into the bounds.
 from __future__ import annotations
 
 import enum
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -41,7 +41,7 @@ class StreamLimits:
     live_waiting: int = 8
     """The same under the live policy."""
     max_bytes: int = 256 << 20
-    """Bytes of these frames."""
+    """Bytes of these frames: as they came, and as decoded. One that is larger passes alone."""
 
 
 @dataclass(slots=True)
@@ -83,6 +83,9 @@ class Stream:
     """Frames that wait in the journal, not here, for a session that lost them."""
     newly_dropped: list[int] = field(default_factory=list)
     """Seqs that the live policy discarded since the journal was told."""
+    drop_reasons: Counter[str] = field(default_factory=Counter)
+    """What was discarded since the metrics were told: for `newer` frames, for want of `memory`, or
+    `lost` with an ingest that was killed."""
     _refused: int = -1
     _retry_bytes: int | None = None
     _seen_bytes: int = 0
@@ -120,7 +123,11 @@ class Stream:
         self.grant()
 
     def offer(self, seq: int, nbytes: int) -> Offer:
-        """Place a FRAME of `nbytes` by its number; TAKE makes it pending."""
+        """Place a FRAME by its number; TAKE makes it pending.
+
+        Args:
+            nbytes: that it takes here until it has its verdict, what it becomes included.
+        """
         if seq <= self.received:
             return Offer.REPEAT
         if seq > self.received + 1:
@@ -131,7 +138,7 @@ class Stream:
             return Offer.GAP
         if self.policy == "live":
             while self.waiting and self.held_bytes + nbytes > self.limits.max_bytes:
-                self._drop_oldest()
+                self._drop_oldest("memory")
         full = self.held_bytes > 0 and self.held_bytes + nbytes > self.limits.max_bytes
         if seq > self.limit or full:
             self._refused = seq
@@ -248,6 +255,7 @@ class Stream:
         self.settled = self.received = self.limit = next_seq - 1
         self.accepted, self.rejected = counts.frames_in, counts.rejected
         self.dropped = counts.dropped + counts.waiting
+        self.drop_reasons["lost"] += counts.waiting
 
     def grant(self) -> None:
         """Extend the window by what would fit now."""
@@ -273,7 +281,7 @@ class Stream:
         self._seen_bytes = max(self._seen_bytes, frame.nbytes)
         if self.policy == "live":
             while len(self.waiting) > self.limits.live_waiting:
-                self._drop_oldest()
+                self._drop_oldest("newer")
 
     def _may_retry(self) -> bool:
         """Whether a frame that was refused for want of memory would be taken now."""
@@ -281,9 +289,10 @@ class Stream:
             self.held_bytes == 0 or self.held_bytes + self._retry_bytes <= self.limits.max_bytes
         )
 
-    def _drop_oldest(self) -> None:
+    def _drop_oldest(self, reason: str) -> None:
         frame = self.waiting.popleft()
         self.held_bytes -= frame.nbytes
         self.dropped += 1
+        self.drop_reasons[reason] += 1
         if self.recording:
             self.newly_dropped.append(frame.seq)

@@ -8,6 +8,7 @@ started again goes on from its predecessor's numbers. Elsewhere they stay in the
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, values
@@ -67,6 +68,14 @@ class IngestInstruments:
             registry=registry,
             buckets=_SECONDS,
         )
+        self._drops = Counter(
+            "splatstream_drops",
+            "Frames accepted and then discarded, of all sessions, by reason: newer, memory, lost",
+            ["reason"],
+            registry=registry,
+        )
+        for reason in ("newer", "memory", "lost"):
+            self._drops.labels(reason)
         self._decoding = _gauge(
             "splatstream_ingest_undecided_frames", "Received, verdict not out yet", registry
         )
@@ -77,6 +86,11 @@ class IngestInstruments:
     def refused(self, code: str) -> None:
         """A client was told no."""
         self._refusals.labels(code).inc()
+
+    def dropped(self, reasons: Mapping[str, int]) -> None:
+        """Accepted frames were discarded: how many, by reason."""
+        for reason, count in reasons.items():
+            self._drops.labels(reason).inc(count)
 
     def took(self, stage: str, seconds: float) -> None:
         """A frame left a stage; from any thread."""

@@ -210,7 +210,8 @@ class Answers:
             )
             self._outbox.send(reader, [encode(answer)])
         elif isinstance(request, SnapshotRequest):
-            self._outbox.send(reader, _snapshot(mirror, request))
+            differences, run = _snapshot(mirror, request)
+            self._outbox.send(reader, run, differences.nbytes)
         elif isinstance(request, KeyframesRequest):
             entries = sorted(mirror.keyframes.values(), key=lambda entry: entry.seq)
             thumbnails = [mirror.thumbnails[e.seq] for e in entries] if request.thumbnails else []
@@ -351,8 +352,10 @@ def _check_right(kind: bytes, rights: Rights | None) -> None:
         raise ProtocolError("denied", f"{kind.decode()}: {missing(needed)}")
 
 
-def _snapshot(mirror: SessionMirror, request: SnapshotRequest) -> Iterator[list[Buffer]]:
-    """A run of what differs, then its end. Raises ProtocolError for an unusable codec."""
+def _snapshot(
+    mirror: SessionMirror, request: SnapshotRequest
+) -> tuple[Differences, Iterator[list[Buffer]]]:
+    """What differs, and the run of messages. Raises ProtocolError for an unusable codec."""
     if request.codec not in SNAPSHOT_CODECS:
         raise ProtocolError(
             "bad_header", f"codec: {request.codec!r} is not one of {', '.join(SNAPSHOT_CODECS)}"
@@ -363,7 +366,8 @@ def _snapshot(mirror: SessionMirror, request: SnapshotRequest) -> Iterator[list[
         )
     have = request.have if request.epoch == mirror.epoch else []
     # Taken now, sent later: what changes meanwhile comes by the updates after this seq.
-    return _run(mirror.table.differences(have), mirror.name, mirror.epoch, mirror.seq, request)
+    differences = mirror.table.differences(have)
+    return differences, _run(differences, mirror.name, mirror.epoch, mirror.seq, request)
 
 
 def _run(

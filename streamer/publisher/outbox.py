@@ -20,17 +20,24 @@ logger = logging.getLogger(__name__)
 
 MAX_RUNS = 64
 """Answers that may wait for one reader."""
+MAX_BYTES = 64 << 20
+"""Bytes of these; one answer is made whatever its size."""
 STALLED_S = 120.0
 """A reader that took nothing for so long has given up."""
 BURST = 32
 """Messages to one reader before the others, and the fan-out, have their turn."""
 
-Run = Iterator[list[Buffer]]
+
+@dataclass(slots=True)
+class _Run:
+    messages: Iterator[list[Buffer]]
+    nbytes: int
 
 
 @dataclass(slots=True)
 class _Queue:
-    runs: deque[Run] = field(default_factory=deque)
+    runs: deque[_Run] = field(default_factory=deque)
+    nbytes: int = 0
     refused: list[Buffer] | None = None
     """A message that the socket did not take; it goes first."""
     progress: float = field(default_factory=time.monotonic)
@@ -57,11 +64,19 @@ class Outbox:
     def full(self, reader: bytes) -> bool:
         """Whether a reader has so many answers waiting that it gets no more."""
         queue = self._queues.get(reader)
-        return queue is not None and len(queue.runs) >= MAX_RUNS
+        return queue is not None and (len(queue.runs) >= MAX_RUNS or queue.nbytes >= MAX_BYTES)
 
-    def send(self, reader: bytes, messages: Iterable[list[Buffer]]) -> None:
-        """Queue a run of messages; it is taken from lazily, when there is room for it."""
-        self._queues.setdefault(reader, _Queue()).runs.append(iter(messages))
+    def send(self, reader: bytes, messages: Iterable[list[Buffer]], nbytes: int = 0) -> None:
+        """Queue a run of messages; it is taken from lazily, when there is room for it.
+
+        Args:
+            nbytes: what it keeps in memory; where the messages are there already, it is known.
+        """
+        if isinstance(messages, list):
+            nbytes = sum(len(part) for message in messages for part in message)
+        queue = self._queues.setdefault(reader, _Queue())
+        queue.runs.append(_Run(iter(messages), nbytes))
+        queue.nbytes += nbytes
 
     def pump(self) -> None:
         """Send what the sockets take now."""
@@ -96,8 +111,8 @@ class Outbox:
     @staticmethod
     def _next(queue: _Queue) -> list[Buffer] | None:
         while queue.runs:
-            message = next(queue.runs[0], None)
+            message = next(queue.runs[0].messages, None)
             if message is not None:
                 return message
-            queue.runs.popleft()
+            queue.nbytes -= queue.runs.popleft().nbytes
         return None

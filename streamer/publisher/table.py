@@ -123,6 +123,11 @@ class Differences:
     records: list[ChunkRecord]
     moves: list[tuple[int, int, list[float]]]
 
+    @property
+    def nbytes(self) -> int:
+        """Of the chunks, which stay in memory as they are until the reader has them."""
+        return sum(len(part) for record in self.records for part in record.parts)
+
     def messages(
         self, *, session: str, epoch: int, seq: int, codec: str, max_splats: int | None
     ) -> Iterator[list[Buffer]]:

@@ -148,7 +148,7 @@ class MirrorMachine(RuleBasedStateMachine):
 
     @invariant()
     def budgets_hold(self) -> None:
-        assert self.map.count <= 40
+        assert self.map.count == sum(chunk.count for chunk in self.map.chunks.values()) <= 40
         assert all(chunk.count <= 10 for chunk in self.map.chunks.values())
 
     def teardown(self) -> None:

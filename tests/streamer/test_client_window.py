@@ -221,3 +221,16 @@ def test_the_live_policy_keeps_the_newest_frames() -> None:
     window.drop_oldest_unsent()
     assert [(f.seq, f.header.stamp_ns) for f in window.unsent] == [(5, 1), (6, 2)]
     assert window.dropped_here == 1
+
+
+def test_what_waits_for_its_verdict_is_bounded_by_bytes() -> None:
+    window = Window(max_bytes=100)
+    window.welcome(0, 8)
+    for stamp in range(3):
+        assert not window.full
+        window.add(header(stamp), (bytes(20), bytes(20)))
+    assert window.full
+    send_all(window)
+    assert window.full, "what is on the wire may have to be sent again"
+    window.ack(0, 8, 0)
+    assert not window.full

@@ -178,3 +178,60 @@ def test_a_whole_trajectory_fits_into_one_correction(
     forward = session.answer_poses(2, unknown=list(range(2, 20_000)))
     assert len(forward.entries) == 20_000
     assert len(slam.receive()[1]["unknown"]) == 19_998
+
+
+def test_a_session_that_answers_nothing_is_not_told_more_and_more(
+    ingest: IngestHarness, slam: RawClient
+) -> None:
+    session = begin(ingest, slam, "silent")
+    poses = [[seq, moved(seq * 0.01)] for seq in range(20_000)]
+    for revision in range(5):
+        slam.send("POSES", {"revision": revision, "poses": poses})
+    for revision in (5, 6):
+        slam.send("POSES", {"revision": revision, "poses": [[0, EYE]]})
+        kind, header = slam.receive()
+        assert (kind, header["code"], header["revision"]) == ("ERROR", "busy", revision)
+        assert "5 corrections" in header["reason"]
+    for revision in range(5):
+        assert session.answer_poses(1).revision == revision
+        assert slam.receive()[1]["revision"] == revision
+    slam.send("POSES", {"revision": 7, "poses": [[0, EYE]]})
+    session.answer_poses(1)
+    assert slam.receive() == ("POSES_ACK", {"revision": 7, "moved": 1, "unknown": []})
+
+
+def test_a_revision_that_comes_twice_has_two_answers(
+    ingest: IngestHarness, slam: RawClient
+) -> None:
+    session = begin(ingest, slam, "twice")
+    for _ in range(2):
+        slam.send("POSES", {"revision": 3, "poses": [[0, EYE]]})
+    kind, header = slam.receive()
+    assert (kind, header["code"], header["revision"]) == ("ERROR", "bad_revision", 3)
+    assert session.answer_poses(1).revision == 3
+    assert slam.receive()[0] == "POSES_ACK"
+
+
+def test_correctors_are_answered_each_his_own(ingest: IngestHarness, slam: RawClient) -> None:
+    """Two back ends and the sender itself, who count revisions as they like."""
+    session = begin(ingest, slam, "several")
+    with ingest.client() as other, ingest.client() as sender:
+        greet(other, "several")
+        sender.greet(session="several", resume=True)
+        for client, x in ((slam, 1.0), (other, 2.0), (sender, 3.0)):
+            client.send("POSES", {"revision": 8, "poses": [[0, moved(x)]]})
+            forward = session.receive(PosesForward.KIND).read(PosesForward)
+            assert forward.entries == [(0, moved(x))]
+            applied = client is slam
+            session.say(
+                PosesDone(
+                    revision=8,
+                    client=forward.client,
+                    moved=1 if applied else 0,
+                    code=None if applied else "bad_revision",
+                    reason=None if applied else "8 is not above 8",
+                )
+            )
+            _, header = client.receive("POSES_ACK" if applied else "ERROR")
+            assert header["revision"] == 8
+            assert applied or header["code"] == "bad_revision"

@@ -32,21 +32,23 @@ class SendingAndTaking(RuleBasedStateMachine):
         super().__init__()
         self.stream = Stream(limits=LIMITS)
         self.stream.open(self.policy, 300)
-        self.undecided: list[int] = []
+        self.undecided: dict[int, int] = {}
+        """Pixels that each may have at most, by seq."""
         self.accepted: list[int] = []
         self.taken: list[int] = []
         self.rejected: list[int] = []
         self.last_limit = -1
         self.acked = -1
 
-    @rule(nbytes=st.integers(1, 1500))
-    def next_frame_comes(self, nbytes: int) -> None:
+    @rule(packed=st.integers(1, 900), pixels=st.integers(1, 200))
+    def next_frame_comes(self, packed: int, pixels: int) -> None:
+        nbytes = packed + 3 * pixels
         seq = self.stream.received + 1
         granted = seq <= self.stream.limit
         offer = self.stream.offer(seq, nbytes)
         if offer is Offer.TAKE:
             assert granted
-            self.undecided.append(seq)
+            self.undecided[seq] = pixels
         else:
             assert offer is Offer.NO_CREDIT
             assert not granted or self.stream.held_bytes + nbytes > LIMITS.max_bytes
@@ -59,10 +61,10 @@ class SendingAndTaking(RuleBasedStateMachine):
         assert (self.stream.received, self.stream.held_bytes) == before
 
     @precondition(lambda self: self.undecided)
-    @rule(data=st.data(), good=st.booleans(), pixels=st.integers(1, 200))
-    def a_verdict_is_reached(self, data: st.DataObject, good: bool, pixels: int) -> None:
-        seq = data.draw(st.sampled_from(self.undecided))
-        self.undecided.remove(seq)
+    @rule(data=st.data(), good=st.booleans())
+    def a_verdict_is_reached(self, data: st.DataObject, good: bool) -> None:
+        seq = data.draw(st.sampled_from(sorted(self.undecided)))
+        pixels = data.draw(st.integers(1, self.undecided.pop(seq)))
         verdict = a_frame(seq, pixels) if good else ProtocolError("bad_image", "no picture")
         (self.accepted if good else self.rejected).append(seq)
         self.stream.decide(seq, verdict)
@@ -114,8 +116,8 @@ class SendingAndTaking(RuleBasedStateMachine):
         stream = self.stream
         held = sum(e.nbytes for e in stream.pending) + sum(f.nbytes for f in stream.waiting)
         assert stream.held_bytes == held
-        # A frame may grow by being decoded: those of one window, beyond what was counted.
-        assert held <= LIMITS.max_bytes + LIMITS.max_waiting * 600
+        assert held <= LIMITS.max_bytes
+        assert sum(stream.drop_reasons.values()) == stream.dropped
         most = LIMITS.max_waiting if stream.policy == "lossless" else 2 * LIMITS.live_waiting
         assert len(stream.waiting) + len(stream.pending) <= most
 
@@ -217,6 +219,30 @@ def test_bytes_count_as_well_as_frames() -> None:
 
 def test_a_frame_larger_than_the_bound_passes_alone() -> None:
     assert opened().offer(0, 10 * LIMITS.max_bytes) is Offer.TAKE
+
+
+def test_what_a_frame_becomes_counts_before_it_is_decoded() -> None:
+    """64 small JPEGs of a large picture must not become more than may be held."""
+    stream = opened()
+    for seq in range(3):
+        assert stream.offer(seq, 10 + 3 * 400) is Offer.TAKE
+    assert stream.offer(3, 10 + 3 * 400) is Offer.NO_CREDIT
+    for seq in range(3):
+        stream.decide(seq, a_frame(seq, pixels=400))
+    stream.settle()
+    assert stream.held_bytes == 3 * 3 * 400
+
+
+def test_drops_have_reasons() -> None:
+    stream = opened("live")
+    for seq in range(5):
+        accept(stream, seq)
+    assert stream.drop_reasons == {"newer": 2}
+    assert stream.offer(5, LIMITS.max_bytes - 700) is Offer.TAKE
+    assert stream.drop_reasons == {"newer": 2, "memory": 1}
+    later = Stream(limits=LIMITS)
+    later.restore(Counts(frames_in=9, waiting=4, dropped=3, rejected=0), 9)
+    assert (later.dropped, later.drop_reasons) == (7, {"lost": 4})
 
 
 def test_busy_gives_unsettled_frames_back() -> None:

@@ -467,6 +467,44 @@ def test_a_slow_reader_gets_its_snapshot_whole_and_holds_nobody_up(tmp_path: Pat
         feed.close()
 
 
+def test_answers_that_nobody_takes_are_bounded_by_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streamer.publisher.outbox.MAX_BYTES", 50_000_000)
+    config = PublisherConfig(answers_hwm=1)
+    with running_publisher(tmp_path, config=config) as addresses:
+        feed = Feed(tmp_path)
+        for seed in range(18):
+            feed.perform(("add", seed, 20_000))
+        with Requests(addresses["requests"]) as quick:
+            heard(quick, feed)
+            slow = zmq.Context.instance().socket(zmq.DEALER)
+            slow.setsockopt(zmq.RCVHWM, 1)
+            slow.setsockopt(zmq.RCVBUF, 65536)
+            slow.setsockopt(zmq.LINGER, 0)
+            slow.connect(addresses["requests"])
+            for number in range(5):
+                ask = {"session": feed.name, "have": [], "epoch": 0, "id": number}
+                slow.send_multipart([b"SNAPSHOT", msgpack.packb(ask)])
+            slow.send_multipart([b"STATUS", msgpack.packb({"session": feed.name, "id": 9})])
+            assert slow.poll(20_000), "no answer"
+            # Others are not asked to wait for it.
+            assert quick.status(feed.name).session == feed.name
+            done: list[int] = []
+            while slow.poll(2000):
+                kind, header, *_ = slow.recv_multipart()
+                if kind == b"SNAPSHOT":
+                    done.append(msgpack.unpackb(header)["id"])
+                assert kind != b"STATUS"
+            # 36 MB each: the second one goes beyond 50 MB, and is still made.
+            assert done == [0, 1]
+            slow.send_multipart([b"STATUS", msgpack.packb({"session": feed.name, "id": 10})])
+            assert slow.poll(20_000)
+            assert msgpack.unpackb(slow.recv_multipart()[1])["id"] == 10
+            slow.close()
+        feed.close()
+
+
 def test_a_silent_address_is_named() -> None:
     socket = zmq.Context.instance().socket(zmq.ROUTER)
     port = socket.bind_to_random_port("tcp://127.0.0.1")

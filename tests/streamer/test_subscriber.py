@@ -93,6 +93,25 @@ def test_losses_are_repaired(
     feed.close()
 
 
+def test_what_is_held_for_a_snapshot_is_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What does not fit is a gap like any other."""
+    monkeypatch.setattr("streamer.subscriber.MAX_HELD_BYTES", 1)
+    with running_publisher(tmp_path) as addresses:
+        feed = Feed(tmp_path)
+        line = LossyLine(addresses["updates"], lambda number: number % 3 == 0)
+        with Subscriber(line.address, addresses["requests"], feed.name) as subscriber:
+            for seed in range(20):
+                feed.perform(("add", seed, 50))
+                subscriber.poll(0.02)
+            catch_up(subscriber, feed)
+            assert subscriber.snapshots > 1
+        assert line.lost
+        line.close()
+        feed.close()
+
+
 def test_a_reader_that_did_not_look_for_long_catches_up(tmp_path: Path) -> None:
     config = PublisherConfig(updates_hwm=2)
     with running_publisher(tmp_path, config=config) as addresses:
