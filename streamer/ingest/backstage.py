@@ -159,6 +159,9 @@ class Backstage:
             if step.poses is not None:
                 if not self._send(session, step.poses):
                     return
+            elif not step.whole:
+                # As if they had just come in: those behind them fill the batch.
+                stream.put_back(step.frames)
             elif step.frames:
                 if link.want == 0 or not self._send_frames(session, step.frames):
                     return

@@ -65,6 +65,8 @@ class Step:
     poses: PosesForward | None = None
     recorded: bool = True
     """Whether the journal knows that these frames were sent together."""
+    whole: bool = True
+    """Whether no frames that are still to come belong to the same batch."""
 
 
 @dataclass(slots=True)
@@ -77,6 +79,8 @@ class Plan:
     """First frame that the entries may hold; those before it are gone."""
     loose: set[int] = field(default_factory=set)
     """Accepted frames that were never sent: they come last."""
+    batch: int = 1
+    """Of them so many are sent together."""
 
     @property
     def wanted(self) -> set[int]:
@@ -93,7 +97,7 @@ def plan(entries: Iterable[Recorded], section: Section) -> Plan:
     Raises:
         JournalError: the journal cannot be read.
     """
-    made = Plan()
+    made = Plan(batch=section.batch)
     loose: dict[int, None] = {}
     for recorded in entries:
         match recorded.entry:
@@ -142,7 +146,8 @@ def carry_out(made: Plan, source: Iterator[Recorded], long_side: int) -> Iterato
             if isinstance(recorded.entry, FrameEntry) and recorded.entry.header.seq in wanted:
                 frames[recorded.entry.header.seq] = _decode(recorded, long_side)
         batch = [frame for seq in step if (frame := frames.pop(seq, None)) is not None]
-        yield Step(frames=batch, recorded=step[0] not in made.loose)
+        recorded_so = step[0] not in made.loose
+        yield Step(frames=batch, recorded=recorded_so, whole=recorded_so or len(step) == made.batch)
 
 
 def _decode(recorded: Recorded, long_side: int) -> Frame | None:

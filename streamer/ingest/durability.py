@@ -63,5 +63,5 @@ def lacking_section(session: Session, most: int) -> Section | None:
         pose_revision=link.lacks.pose_revision,
         dropped=recorder.dropped_lately,
         durable_end=recorder.queue.journal.durable_end,
-        batch=max(1, min(link.want, most)),
+        batch=max(1, min(link.lacks.batch, most)),
     )

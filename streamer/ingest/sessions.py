@@ -151,6 +151,7 @@ class Session:
             self.sender = Sender(hello, cameras, None, now, said_bye=note is None)
             self.stream.open(hello.policy, expected_bytes(cameras))
             self._keep_log_if_needed()
+        self.last_frame_at = now
         self.save_counts()
 
     @property

@@ -245,7 +245,7 @@ class Stream:
         return frames
 
     def put_back(self, frames: list[Frame]) -> None:
-        """Undo `take`: the session was not there."""
+        """Undo `take`: the session was not there, or is to be given more together with them."""
         self.waiting.extendleft(reversed(frames))
         self.held_bytes += sum(frame.nbytes for frame in frames)
 

@@ -62,10 +62,10 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class State(Header, frozen=True, kw_only=True, omit_defaults=False):
-    """Where a session stands: `want` frames would be taken now, `next_seq` is the last received
-    seq + 1, `pose_revision` the last correction's, `done` frames are finished. `life` grows with
-    every process that runs the session. `busy`: frames are worked on, the map is refined, or
-    somebody paused it."""
+    """Where a session stands: `want` frames would be taken now, `batch` of them at a time,
+    `next_seq` is the last received seq + 1, `pose_revision` the last correction's, `done` frames
+    are finished. `life` grows with every process that runs the session. `busy`: frames are worked
+    on, the map is refined, or somebody paused it."""
 
     KIND: ClassVar[bytes] = b"STATE"
     session: str
@@ -74,6 +74,7 @@ class State(Header, frozen=True, kw_only=True, omit_defaults=False):
     pose_revision: int = -1
     next_seq: UInt
     want: UInt
+    batch: UInt
     done: UInt
     busy: bool
 

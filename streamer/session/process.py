@@ -290,6 +290,7 @@ class SessionProcess:
                 next_seq=self._next_seq,
                 pose_revision=self.engine.trajectory.revision,
                 want=want,
+                batch=self.engine.config.batch,
                 done=self.engine.frames_done,
                 busy=want == 0 or self.engine.wants_refinement,
             )

@@ -72,6 +72,7 @@ class FakeSession:
                 life=self.life,
                 next_seq=self.next_seq,
                 want=count,
+                batch=count or 4,
                 done=0,
                 busy=busy,
             )

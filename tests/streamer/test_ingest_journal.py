@@ -93,6 +93,32 @@ def test_a_daemon_that_was_killed_goes_on_where_it_stood(tmp_path: Path) -> None
             successor.close()
 
 
+def test_the_frames_that_a_killed_ingest_had_are_batched_with_those_that_follow(
+    tmp_path: Path,
+) -> None:
+    with running_ingest(tmp_path, batch_timeout_s=60.0) as ingest:
+        with ingest.client() as client:
+            client.greet()
+            for seq in range(6):
+                client.send_frame(seq)
+            session = ingest.start_session()
+            client.acked(5)
+        ingest.kill()
+        ingest.start()
+        # Busy at this moment: that says nothing of how many it takes at a time.
+        session.want(0)
+        with ingest.client() as client:
+            assert client.greet(resume=True)["next_seq"] == 6
+            assert [f.seq for f in session.batch(4).frames] == [0, 1, 2, 3]
+            session.want(4)
+            for seq in (6, 7):
+                client.send_frame(seq)
+            client.acked(7)
+            assert session.take_until(7) == list(range(8))
+        assert [len(batch.frames) for batch in session.batches if batch.frames] == [4, 4]
+        session.close()
+
+
 def test_a_session_that_ran_when_the_daemon_was_killed_needs_no_sender(tmp_path: Path) -> None:
     with running_ingest(tmp_path) as ingest, ingest.client() as client:
         client.greet()
