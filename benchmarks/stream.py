@@ -14,9 +14,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import tempfile
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ from streamer.daemon_process import DaemonProcess
 from streamer.hardware import hardware
 from streamer.held_out import HeldOut
 from streamer.playback import Playback, play
+from streamer.process_stats import daemon_processes, process_stats
 from streamer.report import contact_sheet
 from streamer.requests import Requests
 from streamer.scoring import WorldSplats, score
@@ -39,55 +42,54 @@ SESSION = "benchmark"
 
 
 class Memory(threading.Thread):
-    """Samples the resident set of a daemon's processes."""
+    """Samples the resident set and the open files of a daemon's processes."""
 
     def __init__(self, supervisor: int) -> None:
         super().__init__(name="memory", daemon=True)
         self._supervisor = supervisor
         self._ended = threading.Event()
-        self.samples: list[tuple[float, dict[str, float]]] = []
+        self.samples: list[tuple[float, dict[str, float], dict[str, int]]] = []
 
     def run(self) -> None:
         while not self._ended.wait(0.5):
-            self.samples.append((time.monotonic(), self._resident()))
+            self.samples.append((time.monotonic(), *self._look()))
 
     def end(self) -> None:
         self._ended.set()
         self.join()
 
     def slopes(self, first: float, last: float) -> dict[str, Any]:
-        """MB at the end, and MB per minute with its standard error, between two times."""
+        """MB at the end, and MB per minute with its standard error, between two times; and the
+        fewest and most open files."""
         result = {}
-        chosen = [(at, mb) for at, mb in self.samples if first <= at <= last]
-        for name in sorted({name for _, mb in chosen for name in mb}):
-            points = np.array([(at, mb[name]) for at, mb in chosen if name in mb])
+        chosen = [sample for sample in self.samples if first <= sample[0] <= last]
+        for name in sorted({name for _, mb, _ in chosen for name in mb}):
+            points = np.array([(at, mb[name]) for at, mb, _ in chosen if name in mb])
             if len(points) < 4:
                 continue
             minutes = (points[:, 0] - points[0, 0]) / 60.0
             (slope, _), covariance = np.polyfit(minutes, points[:, 1], 1, cov=True)
+            files = [open_files[name] for _, _, open_files in chosen if name in open_files]
             result[name] = {
                 "mb": round(float(points[-1, 1]), 1),
                 "mb_per_minute": round(float(slope), 2),
                 "error": round(float(np.sqrt(covariance[0, 0])), 2),
+                "open_files": [min(files), max(files)],
             }
         return result
 
-    def _resident(self) -> dict[str, float]:
-        result = {"supervisor": _rss(self._supervisor)}
-        children = Path(f"/proc/{self._supervisor}/task/{self._supervisor}/children")
-        for child in children.read_text().split():
-            command = Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")
-            name = command[command.index(b"streamer.child") + 1].decode().removeprefix("streamer.")
+    def _look(self) -> tuple[dict[str, float], dict[str, int]]:
+        resident: dict[str, float] = {}
+        open_files: dict[str, int] = {}
+        for pid, name in daemon_processes(self._supervisor).items():
+            stats = process_stats(pid)
             # The spare session process is the one that never gets frames: the larger one works.
-            result[name] = max(result.get(name, 0.0), _rss(int(child)))
-        return result
-
-
-def _rss(pid: int) -> float:
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS"):
-            return int(line.split()[1]) / 1024.0
-    return 0.0
+            if stats is None or stats.resident_bytes / 2**20 < resident.get(name, 0.0):
+                continue
+            with suppress(OSError):
+                open_files[name] = len(os.listdir(f"/proc/{pid}/fd"))
+                resident[name] = stats.resident_bytes / 2**20
+        return resident, open_files
 
 
 class Follower(threading.Thread):

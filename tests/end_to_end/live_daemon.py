@@ -11,11 +11,12 @@ from pathlib import Path
 
 from gs_decoder import MapMirror
 from streamer import Client, Requests, Subscriber
+from streamer.access import ClientKeys
 from streamer.config import IngestConfig, LogConfig, ServeConfig, SessionConfig, ViewerConfig
 from streamer.daemon_process import DaemonProcess
 from streamer.demo import CAPTURE
 from streamer.requests import DaemonSilent, RequestRefused
-from streamer.sources import CaptureFrame, open_capture
+from streamer.sources import Capture, CaptureFrame, open_capture
 
 LIMIT_S = 120.0
 OFFICE = open_capture(CAPTURE)
@@ -42,6 +43,7 @@ def daemon(
     refine_steps: int = 0,
     log: Path | None = None,
     max_sessions: int = 4,
+    keys: Path | None = None,
 ) -> Iterator[DaemonProcess]:
     """`splatstream serve` on free ports, ready when entered; its state lies in `folder`."""
     config = ServeConfig(
@@ -50,6 +52,7 @@ def daemon(
         requests="tcp://127.0.0.1:*",
         session_dir=folder,
         max_sessions=max_sessions,
+        keys=keys,
         ingest_queue=IngestConfig(batch_timeout_s=batch_timeout_s),
         session=SessionConfig(
             long_side=96,
@@ -65,13 +68,15 @@ def daemon(
         yield process
 
 
-def client(daemon: DaemonProcess, session: str, **options: object) -> Client:
-    """A sender of the demo capture."""
+def client(
+    daemon: DaemonProcess, session: str, *, capture: Capture = OFFICE, **options: object
+) -> Client:
+    """A sender of a capture, the demo's where none is named."""
     return Client(
         daemon.addresses["ingest"],
         session=session,
-        cameras=OFFICE.cameras,
-        convention=OFFICE.convention,
+        cameras=capture.cameras,
+        convention=capture.convention,
         clock="capture",
         **options,
     )
@@ -90,14 +95,15 @@ def send(sender: Client, frames: Frames) -> None:
         )
 
 
-def subscriber(daemon: DaemonProcess, session: str) -> Subscriber:
+def subscriber(daemon: DaemonProcess, session: str, keys: ClientKeys | None = None) -> Subscriber:
     """A mirror of one session."""
-    return Subscriber(daemon.addresses["updates"], daemon.addresses["requests"], session)
+    addresses = daemon.addresses
+    return Subscriber(addresses["updates"], addresses["requests"], session, keys=keys)
 
 
-def requests(daemon: DaemonProcess) -> Requests:
+def requests(daemon: DaemonProcess, keys: ClientKeys | None = None) -> Requests:
     """Questions to the daemon."""
-    return Requests(daemon.addresses["requests"], timeout=5)
+    return Requests(daemon.addresses["requests"], timeout=5, keys=keys)
 
 
 def frames_done(asking: Requests, session: str) -> int:

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -145,6 +145,7 @@ class IngestHarness:
         self.config = config
         self.process: subprocess.Popen[bytes] | None = None
         self.address = ""
+        self.command = [sys.executable, "-m", "streamer.ingest"]
         self._peer = b""
         self._log = open(run_dir / "log.txt", "ab")  # noqa: SIM115
         self._control = zmq.Context.instance().socket(zmq.ROUTER)
@@ -166,7 +167,7 @@ class IngestHarness:
         write_run_config(self.config, self.run_dir)
         environment = {**os.environ, "OMP_WAIT_POLICY": "passive"}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "streamer.ingest", "--run-dir", str(self.run_dir)],
+            [*self.command, "--run-dir", str(self.run_dir)],
             stdout=self._log,
             stderr=self._log,
             env=environment,
@@ -190,18 +191,18 @@ class IngestHarness:
         self._log.close()
         self._control.close()
 
-    def session_needed(self, name: str) -> None:
+    def session_needed(self, name: str, timeout_s: float = WAIT_S) -> None:
         """Wait until the ingest asks for this session's process."""
-        while self.order(NeedSession.KIND).read(NeedSession).session != name:
+        while self.order(NeedSession.KIND, timeout_s).read(NeedSession).session != name:
             pass
 
     def say(self, header: Header) -> None:
         """An order to the ingest."""
         self._control.send_multipart([self._peer, *encode(header)])
 
-    def start_session(self, name: str = "kitchen") -> FakeSession:
+    def start_session(self, name: str = "kitchen", timeout_s: float = WAIT_S) -> FakeSession:
         """Grant the session that the ingest asks for."""
-        self.session_needed(name)
+        self.session_needed(name, timeout_s)
         self.say(SessionStarted(session=name))
         return FakeSession(self.batches, name)
 
@@ -237,27 +238,31 @@ def running_ingest(
     keys: Path | None = None,
     journal: bool = True,
     session_idle_s: float = 0.0,
+    segment_mb: int = 64,
+    command: Sequence[str] = (),
     **queue: Any,
 ) -> Iterator[IngestHarness]:
     """A started ingest on a free port; `queue` changes its settings, `keys` is a daemon's folder
-    of keys."""
+    of keys, `command` takes the place of `python -m streamer.ingest` at the first start."""
     config = config_from_mapping(
         {
             "ingest": "tcp://127.0.0.1:*",
             "max_sessions": max_sessions,
             "session_idle_s": session_idle_s,
             "session_dir": str(run_dir / "sessions"),
-            "journal": {"enabled": journal},
+            "journal": {"enabled": journal, "segment_mb": segment_mb},
             "ingest_queue": queue,
             "keys": None if keys is None else str(keys),
             "session": {"long_side": 64},
         }
     )
     harness = IngestHarness(run_dir, config)
+    usual, harness.command = harness.command, list(command) or harness.command
     if keys is not None:
         hand_out_own_keys(keys, run_dir)
     try:
         harness.start()
+        harness.command = usual
         yield harness
     finally:
         harness.stop()
