@@ -28,15 +28,21 @@ RETRY_CODES: frozenset[str] = frozenset({"no_credit", "busy"})
 """Rejections that settle nothing: the same frame may be sent again."""
 
 
+MAX_REASON = 1000
+"""Characters: a reason that quotes what was wrong must fit into the header that tells it."""
+
+
 class ProtocolError(ValueError):
     """A message that breaks the protocol, or asks for what cannot be had.
 
     Args:
         code: one of `CODES`, for programs.
-        reason: field, value and remedy, for people.
+        reason: field, value and remedy, for people; cut where it is too long.
     """
 
     def __init__(self, code: Code, reason: str) -> None:
+        if len(reason) > MAX_REASON:
+            reason = f"{reason[: MAX_REASON - 1]}…"
         super().__init__(f"{code}: {reason}")
         self.code: Code = code
         self.reason = reason

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import msgspec
+from msgspec import Meta
 
 from streamer.protocol.fields import Colour, Floats16, Header, Stamp, UInt
 from streamer.protocol.messages import CameraHeader
 from streamer.protocol.update_headers import ChunkId, StatusHeader
 
-RequestId = int | str
+RequestId = int | Annotated[str, Meta(max_length=256)]
+"""Of the reader's choice; short, since it comes back in every answer."""
 Have = tuple[ChunkId, UInt, UInt]
 """What a reader holds of a chunk: id, content, revision."""
 

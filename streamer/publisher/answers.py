@@ -130,6 +130,11 @@ class Answers:
             self._answer(reader, message.kind, message.read(REQUESTS[message.kind]))
         except ProtocolError as error:
             self._refuse(reader, request_id, error)
+        except Exception:
+            # A defect of ours must not take every other reader down with this one.
+            logger.exception("a request was not understood")
+            reason = "the daemon failed on this request, see its log"
+            self._refuse(reader, request_id, ProtocolError("internal", reason))
 
     def control_done(self, done: ControlDone) -> None:
         """A session answered what was forwarded to it."""

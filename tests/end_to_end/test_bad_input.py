@@ -180,6 +180,7 @@ HELLOS: dict[str, tuple[dict[str, Any], str, str]] = {
     "no session": ({"session": None}, "bad_header", "session"),
     "a path for a session": ({"session": "../../etc"}, "bad_session", "session"),
     "unknown convention": ({"convention": "openvc"}, "bad_header", "opencv"),
+    "a convention without end": ({"convention": "o" * 60_000}, "bad_header", "convention"),
     "no convention": ({"convention": None}, "bad_header", "convention"),
     "unknown camera model": (
         {"cameras": {"c": {**CAMERA, "model": "PINHOL"}}},

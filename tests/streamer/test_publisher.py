@@ -395,6 +395,9 @@ def test_what_cannot_be_met_is_answered_with_the_reason(
         ([b"STATUS", b"\xc1"], "bad_header"),
         ([b"STATUS", b"\x93\x01\x02\x03"], "bad_header"),
         ([b"STATUS", msgpack.packb({"session": "x" * 70_000})], "too_large"),
+        # Headers that may be large: what is quoted or echoed of them may not.
+        ([b"MANIFEST", msgpack.packb({"session": "x" * 70_000})], "bad_session"),
+        ([b"SESSIONS", msgpack.packb({"id": "x" * 65_000})], "bad_header"),
         ([b"STATUS", msgpack.packb({"session": msgpack.ExtType(5, b"x")})], "bad_header"),
         ([b"STATUS", b"\x80", *[b"x"] * 40], "too_large"),
         ([b"\xff\xfe", b"\x80"], "bad_header"),
