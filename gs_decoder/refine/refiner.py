@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from gs_decoder.refine import adam
 from gs_decoder.refine.parameters import SplatParameters
 from gs_decoder.refine.renderers import ViewGradient, ViewRenderer
+from gs_decoder.refine.taking import Taking
 from gs_decoder.splats import Splats
 
 Float32 = NDArray[np.float32]
@@ -123,6 +124,7 @@ class Refiner:
         self._gradient = np.zeros((0, adam.COLUMNS), np.float32)
         self._seen = np.zeros(0, np.bool_)
         self._touched = np.zeros(0, np.bool_)
+        self._taking = Taking()
         config_rates = [self.config.rate_mean] * 3 + [self.config.rate_quat] * 4
         config_rates += [self.config.rate_log_scale] * 3 + [self.config.rate_opacity]
         self._eagerness = np.ones(adam.COLUMNS, np.float32)
@@ -180,23 +182,22 @@ class Refiner:
             old = [key for key in self.views if key not in self._recent]
             del self.views[self._random.choice(old)]
 
-    def take_changed(self, chunks: Collection[int]) -> list[tuple[int, Splats]]:
-        """Of these chunks, the ones that changed since the last call, with their splats now.
+    @property
+    def has_changes(self) -> bool:
+        """Whether `take_changed` could name a chunk."""
+        return bool(self._touched[: self.parameters.count].any())
 
-        Splats are a copy, in world axes relative to `origin`.
+    def take_changed(
+        self, chunks: Collection[int], most: int | None = None
+    ) -> list[tuple[int, Splats]]:
+        """Of these chunks, the ones that changed since they were named last, with their splats now.
+
+        Splats are a copy, in world axes relative to `origin`. With `most`, no more than that; the
+        others at later calls, each in its turn.
         """
         self._fit_buffers()
-        count = self.parameters.count
-        order = np.argsort(self.parameters.chunk[:count], kind="stable")
-        ids = self.parameters.chunk[:count][order]
-        starts = np.flatnonzero(np.r_[True, ids[1:] != ids[:-1]]) if count else np.zeros(0, int)
-        changed = []
-        for start, stop in zip(starts, np.r_[starts[1:], count]):
-            members = order[start:stop]
-            if int(ids[start]) in chunks and self._touched[members].any():
-                changed.append((int(ids[start]), self.parameters.splats(members)))
-        self._touched[:] = False
-        return changed
+        touched = self._touched[: self.parameters.count]
+        return self._taking.take(self.parameters, touched, chunks, most)
 
     def view_matrix(self, c2w: Float64) -> Float32:
         """World-to-camera of a camera-to-world pose, relative to `origin`."""

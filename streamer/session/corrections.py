@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]
 
+_SAME_SCALE = 1e-6
 _ROOM = 256
 """Frames that a trajectory has memory for at first."""
 
@@ -48,6 +49,12 @@ class Moved:
     seqs: list[int]
     before: Float64
     after: Float64
+
+    def growth(self) -> dict[int, float]:
+        """By seq, how much larger the world around the frame became; 1 but for rounding is 1."""
+        factors = scales_of(self.after) / scales_of(self.before)
+        factors[np.abs(factors - 1.0) < _SAME_SCALE] = 1.0
+        return dict(zip(self.seqs, factors.tolist()))
 
 
 @dataclass(slots=True)

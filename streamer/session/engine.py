@@ -28,7 +28,7 @@ from streamer.session.batching import (
     thumbnail,
     view_batch,
 )
-from streamer.session.corrections import Moved, PosesOutcome, Trajectory, rigid, scale_of, scales_of
+from streamer.session.corrections import Moved, PosesOutcome, Trajectory, rigid, scale_of
 from streamer.session.keyframe_table import KeyframeTable
 from streamer.session.keyframes import KeyframeSelector
 from streamer.session.outbox import Keyframe, Latencies, Outbox, SessionStatus
@@ -41,8 +41,6 @@ from ttt_core.stream_model import StreamModel
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
-
-_SAME_SCALE = 1e-6
 
 
 class Engine:
@@ -258,23 +256,29 @@ class Engine:
 
     @property
     def wants_refinement(self) -> bool:
-        """Whether another step is of use: not on an empty map, nor once it has settled."""
-        settled = self.refiner.steps - self.quiet_since_step >= self.config.idle_steps
-        if self.paused or not self.config.refine_enabled or self.config.refine_steps:
+        """Whether `refine` is of use: not on an empty map, nor once it has settled and is told."""
+        never = self.paused or not self.config.refine_enabled or self.config.refine_steps
+        if never or self.refiner.parameters.count == 0 or not self.refiner.views:
             return False
-        return self.refiner.parameters.count > 0 and bool(self.refiner.views) and not settled
+        return not self._settled or self.refiner.has_changes
+
+    @property
+    def _settled(self) -> bool:
+        return self.refiner.steps - self.quiet_since_step >= self.config.idle_steps
 
     def refine(self) -> None:
-        """One refinement step; publishes refined chunks now and then."""
-        with self.outbox.timed("refine"):
-            self.refiner.step()
-        if time.monotonic() - self._published_at >= self.config.publish_every:
-            self.publish()
+        """One refinement step; publishes some refined chunks now and then, and when it is done."""
+        settled = self._settled and not self.config.refine_steps
+        if not settled:
+            with self.outbox.timed("refine"):
+                self.refiner.step()
+        if settled or time.monotonic() - self._published_at >= self.config.publish_every:
+            self.publish(self.config.chunks_at_once)
 
-    def publish(self) -> None:
-        """Bring the map to what refinement made of it, and send what changed; not while paused."""
+    def publish(self, most: int | None = None) -> None:
+        """Bring `most` chunks or all to what refinement made of them; send it, if not paused."""
         if not self.paused:
-            self._collect()
+            self._collect(most)
             self._send()
 
     def _publish_what_is_due(self) -> None:
@@ -282,7 +286,7 @@ class Engine:
         if self.paused:
             return
         if time.monotonic() - self._collected_at >= self.config.chunk_interval:
-            self._collect()
+            self._collect(self.config.chunks_at_once)
         self._send()
 
     def _send(self) -> None:
@@ -296,10 +300,10 @@ class Engine:
             self.outbox.updates(updates)
         self._published_at = time.monotonic()
 
-    def _collect(self) -> None:
+    def _collect(self, most: int | None = None) -> None:
         self._collected_at = time.monotonic()
         parameters = self.refiner.parameters
-        for chunk, splats in self.refiner.take_changed(self.map.chunks):
+        for chunk, splats in self.refiner.take_changed(self.map.chunks, most):
             pose = self.map.chunks[chunk].T_world_chunk
             self.map.replace(chunk, splats.transform(np.linalg.inv(local_pose(self.refiner, pose))))
         present = set(np.unique(parameters.chunk[: parameters.count]).tolist())
@@ -363,15 +367,11 @@ class Engine:
         if not self.paused:
             self._send()
         self.refiner.move_chunks(dict(zip(ids, motions)), near=cameras[moved.seqs[-1]][:3, 3])
-        factors = scales_of(moved.after) / scales_of(moved.before)
-        factors[np.abs(factors - 1.0) < _SAME_SCALE] = 1.0
-        growth = dict(zip(moved.seqs, factors.tolist()))
+        growth = moved.growth()
         self.refiner.move_views(cameras, growth)
         self.selector.move(key_cameras)
         self.model_state = self.model.move(self.model_state, key_cameras, growth)
         return len(ids)
-
-    # The rest --------------------------------------------------------------------------------
 
     def reset(self) -> None:
         """Forget map, poses and fast weights: a new epoch. Settings and compiled code stay."""

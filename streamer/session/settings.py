@@ -24,6 +24,8 @@ class EngineConfig:
     idle_steps: refinement steps after the last change of the map; then the session sleeps.
     publish_every: seconds between publications of refined chunks.
     chunk_interval: least seconds between two, however fast batches and corrections come.
+    chunks_at_once: refined chunks that one of them brings at most; of a large map each has its
+        turn, and no frame waits for thousands.
     background: what lies behind the map; auto reads it off the first batch.
     refine_enabled: whether to optimise between batches at all.
     refine_steps: exactly so many steps after each batch, and none else: the same batches and
@@ -37,6 +39,7 @@ class EngineConfig:
     idle_steps: int = 6000
     publish_every: float = 2.0
     chunk_interval: float = 1.5
+    chunks_at_once: int = 128
     refine_enabled: bool = True
     refine_steps: int = 0
     device: str = "cpu"

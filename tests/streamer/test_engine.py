@@ -471,3 +471,47 @@ def test_unknown_and_stale_corrections_change_nothing() -> None:
     assert len(reader.log) == came
     assert_sound(engine, reader)
     engine.close()
+
+
+def drifted(frames: list[Frame], degrees: float, metres: float, *, at_once: bool) -> list[Frame]:
+    """As a tracker would have it that loses its way: more and more, or all at once half way."""
+    found = []
+    for number, frame in enumerate(frames):
+        share = number / (len(frames) - 1)
+        if at_once:
+            share = float(number >= len(frames) // 2)
+        angle = np.radians(degrees) * share
+        drift = np.eye(4)
+        drift[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+        drift[:3, 3] = metres * share
+        found.append(replace(frame, c2w=drift @ frame.c2w))
+    return found
+
+
+@pytest.mark.parametrize(("degrees", "metres", "at_once"), [(1.0, 0.03, False), (10.0, 0.5, True)])
+def test_a_corrected_drift_renders_as_if_the_poses_had_been_right(
+    degrees: float, metres: float, at_once: bool
+) -> None:
+    """Seen from the true cameras, after as much refinement. Where the poses were wrong the matching
+    saw less, and that stays."""
+    frames = office(0, 24)
+    cameras = {frame.seq: frame.c2w for frame in frames}
+    wrong = drifted(frames, degrees, metres, at_once=at_once)
+    quality = {}
+    for name, poses in (("right", frames), ("corrected", wrong), ("wrong", wrong)):
+        engine, reader = make_engine()
+        feed(engine, poses)
+        refine(engine, 20)
+        if name == "corrected":
+            engine.apply_poses(1, cameras, by="seq", upto=23)
+            for seq, chunk in engine.chunk_of_seq.items():
+                assert np.allclose(engine.map.chunks[chunk].T_world_chunk, cameras[seq], atol=1e-6)
+            for seq, view in engine.refiner.views.items():
+                assert np.allclose(view.c2w, cameras[seq], atol=1e-6)
+        refine(engine, 40)
+        engine.publish()
+        quality[name] = mean_psnr(reader.mirror, frames, cameras)
+        assert_sound(engine, reader)
+        engine.close()
+    assert quality["corrected"] > quality["right"] - 1.0
+    assert quality["corrected"] > quality["wrong"] + 2.0
