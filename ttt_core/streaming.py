@@ -32,6 +32,7 @@ from ttt_core.network import PATCH, CompactNetwork, NetworkConfig, NetworkInput,
 from ttt_core.rewriting import aimed, rewritten
 from ttt_core.streaming_state import StreamingState
 from ttt_core.submap import SubmapFrame
+from ttt_core.submaps import Anchor, Submap, bounded, carried, chosen, noted
 from ttt_core.views import Prediction, ViewBatch, posed_images
 
 
@@ -52,6 +53,10 @@ class StreamingConfig:
     """The newest of them, which always stay."""
     kept_records: int = 256
     """Key frames whose contribution to the memory can still be taken back, at most."""
+    submap_reach: float = 4.0
+    """How far from where a sub-map opened its fast weights are good for something, in its units."""
+    kept_submaps: int = 48
+    """Sub-maps whose fast weights are carried, at most; the one left longest ago is forgotten."""
     moved_at_once: int = 16
     """Of them, how many are rewritten at most by one correction and before each later batch."""
     seed: int = 0
@@ -62,6 +67,10 @@ class StreamingConfig:
             raise ConfigError(
                 f"recent_views is {self.recent_views}: give 1 to kept_views ({self.kept_views})"
             )
+        if not self.submap_reach > 0:
+            raise ConfigError(f"submap_reach is {self.submap_reach}: give a positive number")
+        if self.kept_submaps < 1:
+            raise ConfigError(f"kept_submaps is {self.kept_submaps}: give 1 or more")
         if self.kept_records < 0:
             raise ConfigError(f"kept_records is {self.kept_records}: give 0 or more")
         if self.moved_at_once < 1:
@@ -119,14 +128,15 @@ class StreamingModel(nn.Module):
     def stream(self, state: StreamingState, batch: ViewBatch) -> tuple[StreamingState, Prediction]:
         """Take in the next key frames.
 
-        The first batch fixes the sub-map's frame and unit. Returns the state afterwards and what
-        is predicted for the batch.
+        The first batch of a sub-map fixes its frame and unit; where the cameras have left it,
+        another one is taken up, or opened. Returns the state afterwards and what is predicted for
+        the batch.
 
         Raises:
             StateMismatchError: `state` was made by a model of another configuration.
         """
         self._check(state)
-        state = self._settled(state)
+        state = self._settled(self._entered(state, batch, write=True))
         views = posed_images(batch)
         prior = self._predict_prior(state, batch, views)
         frame = state.frame or SubmapFrame.from_first_batch(
@@ -146,7 +156,9 @@ class StreamingModel(nn.Module):
         )
         records = (*state.records, *self._key_records(batch, record, state.memory))
         records = records[len(records) - min(len(records), self.config.kept_records) :]
-        return StreamingState(memory, frame, kept, records), prediction
+        anchor = state.anchor or Anchor(batch.keys[0], batch.c2w[0].cpu().clone())
+        left = self._bounded(state.left, len(records))
+        return StreamingState(memory, frame, kept, records, anchor, left), prediction
 
     @torch.no_grad()
     def query(self, state: StreamingState, batch: ViewBatch) -> Prediction:
@@ -164,6 +176,8 @@ class StreamingModel(nn.Module):
                 "first"
             )
         prior = self._predict_prior(state, batch, posed_images(batch))
+        state = self._entered(state, batch, write=False)
+        assert state.frame is not None, "what is only asked opens nothing"
         return self._correct(state.memory, state.frame, batch, prior, write=False)[0]
 
     @torch.no_grad()
@@ -179,7 +193,8 @@ class StreamingModel(nn.Module):
         edited, what the moved ones wrote is taken back and written again where it belongs: at once
         for the newest `moved_at_once`, a few more before every later batch for the others. Poses
         that hardly differ from those written with are left until corrections add up. The sub-map's
-        frame stays. Keys that are not kept are ignored.
+        frame stays. Sub-maps that were left move as wholes, with the key frame that each opened
+        with. Keys that are not kept are ignored.
 
         Args:
             poses: camera to world (4, 4), rigid, by key.
@@ -190,7 +205,39 @@ class StreamingModel(nn.Module):
         records = state.records
         if state.frame is not None:
             records = aimed(records, arrays, scales or {}, float(state.frame.scale))
-        return self._settled(replace(state, views=views, records=records))
+        left = tuple(carried(submap, arrays, scales or {}) for submap in state.left)
+        anchor = noted(state.anchor, arrays)
+        return self._settled(replace(state, views=views, records=records, anchor=anchor, left=left))
+
+    def _entered(self, state: StreamingState, batch: ViewBatch, *, write: bool) -> StreamingState:
+        """`state` in the sub-map that the batch is in; where it is in none and is to be written, in
+        a new one without frame."""
+        now = state.submap
+        if now is None or self.network is None or not state.memory.tensors:
+            return state
+        found = chosen(now, state.left, batch.c2w.cpu(), self.config.submap_reach)
+        if found is now or (found is None and not write):
+            return state
+        if found is None:
+            left = self._bounded((*state.left, now), 0)
+            return replace(self.initial_state(), views=state.views, left=left)
+        others = (*(submap for submap in state.left if submap is not found), now)
+        return StreamingState(
+            memory=found.memory,
+            frame=found.frame,
+            views=state.views,
+            records=found.records,
+            anchor=found.anchor,
+            left=self._bounded(others, len(found.records)),
+        )
+
+    def _bounded(self, left: Sequence[Submap], records: int) -> tuple[Submap, ...]:
+        """Sub-maps that were left, beside a present one with so many records."""
+        return bounded(
+            left,
+            most=self.config.kept_submaps - 1,
+            records=self.config.kept_records - records,
+        )
 
     def _settled(self, state: StreamingState) -> StreamingState:
         """`state` after a few more of the records that wait were rewritten."""

@@ -241,7 +241,8 @@ def test_redundant_frames_are_done_and_make_no_key_frames() -> None:
 
 def test_the_state_of_the_model_does_not_grow() -> None:
     kept = 6
-    config = StreamingConfig(kept_views=kept, recent_views=2, kept_records=kept)
+    # One sub-map: that several are bounded is for tests of theirs to show.
+    config = StreamingConfig(kept_views=kept, recent_views=2, kept_records=kept, submap_reach=1e9)
     model = StreamingModel(config).eval()
     engine = Engine(EngineConfig(refine_enabled=False), model=model.requires_grad_(False))
     sizes, totals = [], []

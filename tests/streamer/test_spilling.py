@@ -286,6 +286,28 @@ def test_an_engine_restored_with_chunks_on_the_disk_goes_on_bit_for_bit(tmp_path
     second.close()
 
 
+def test_fast_weights_of_other_places_are_saved_and_taken_up_again(tmp_path: Path) -> None:
+    model = StreamingModel(StreamingConfig()).eval().requires_grad_(False)
+    first, _ = make_engine(model=model, refine_enabled=False)
+    frames = [wall_frame(seq, 100.0 * (seq // 2) + 0.3 * (seq % 2)) for seq in range(4)]
+    for start in (0, 2):
+        first.process(frames[start : start + 2])
+    assert [submap.anchor.key for submap in first.model_state.left] == [0]
+    path = saved(first, tmp_path, 4)
+    second, _ = make_engine(model=model, refine_enabled=False)
+    restore_engine(second, read_state(path, model), {f.seq: f for f in frames})
+    for engine in (first, second):
+        # Back where it began, and a correction of what was written elsewhere.
+        engine.process([wall_frame(4, 0.6)])
+        engine.apply_poses(1, {2: pose(wall_frame(2, 100.2))}, by="seq", upto=3)
+        assert engine.model_state.anchor.key == 0
+    mine, other = (engine.model_state.to_tensors() for engine in (first, second))
+    assert mine.keys() == other.keys()
+    assert all(torch.equal(tensor, other[name]) for name, tensor in mine.items())
+    first.close()
+    second.close()
+
+
 def test_files_stay_as_long_as_a_state_needs_them(tmp_path: Path) -> None:
     frames = there_and_back(STEPS)
     engine, _ = make(tmp_path / SPILLED)

@@ -43,12 +43,18 @@ def camera_path(count: int, *, step: float = 0.12) -> NDArray[np.float64]:
 
 
 def view_batch(
-    keys: range, *, height: int = 48, width: int = 64, world: NDArray[np.float64] | None = None
+    keys: range,
+    *,
+    height: int = 48,
+    width: int = 64,
+    world: NDArray[np.float64] | None = None,
+    wallpaper: float = 0.0,
 ) -> tuple[ViewBatch, torch.Tensor]:
     """Views number `keys` of the path, and their true depth (V, H, W).
 
     Args:
         world: (4, 4) similarity that moves the whole scene and its cameras.
+        wallpaper: another number, other pictures on the same walls.
     """
     poses = camera_path(max(keys) + 1)[list(keys)]
     focal, cx, cy = 0.9 * width, 0.5 * width, 0.5 * height
@@ -64,7 +70,7 @@ def view_batch(
                 hit = (offset - pose[:3, 3] @ normal) / slope
             depth = np.where((slope > 1e-9) & (hit > 0) & (hit < depth), hit, depth)
         points = pose[:3, 3] + depth[:, None] * directions
-        images.append(_texture(points).T.reshape(3, height, width))
+        images.append(_texture(points + wallpaper).T.reshape(3, height, width))
         depths.append(depth.reshape(height, width))
     scale = 1.0
     if world is not None:
