@@ -48,6 +48,7 @@ from streamer.session.socket_outbox import SocketOutbox, dealer, publish_socket
 from streamer.session.spill_files import SPILLED, SpillFolder
 from streamer.session.state_files import Cursor
 from streamer.session.state_writer import StateWriter
+from streamer.session.turns import Turns
 from ttt_core.default_model import weights_digest
 
 log = logging.getLogger(__name__)
@@ -56,6 +57,7 @@ Float64 = NDArray[np.float64]
 _TELL_EVERY_S = 0.5
 _STATUS_EVERY_S = 1.0
 _IDLE_POLL_MS = 100
+_MAKING_WAY_MS = 10
 _STREAMING_S = 2.0
 
 
@@ -74,6 +76,7 @@ class SessionProcess:
         self._poller.register(self._publish, zmq.POLLIN)
         # Without a journal nobody can tell this process what its predecessor was told.
         self._life = begin_life(self.folder, anew=not config.journal.enabled)
+        self._turns = Turns(run_dir)
         self._outbox = SocketOutbox(self._publish, session, self._life.epoch)
         engine.map.go_on_from(self._first_number)
         engine.outbox = self._outbox
@@ -121,11 +124,13 @@ class SessionProcess:
             self._outbox.go_on(self._first_number)
         self._tell(force=True)
         while not self._stopping:
-            busy = self.engine.wants_refinement
-            for socket, _ in self._poller.poll(0 if busy else _IDLE_POLL_MS):
+            wants = self.engine.wants_refinement
+            turn = wants and self._turns.may_refine(time.monotonic())
+            patience = 0 if turn else _MAKING_WAY_MS if wants else _IDLE_POLL_MS
+            for socket, _ in self._poller.poll(patience):
                 self._receive(socket)
             if self.engine.wants_refinement and not self._stopping:
-                self.engine.refine()
+                self._refine(turn)
             elif self._save_every and self._state() == "idle":
                 self._save_by_itself()
             self._answer_saves()
@@ -136,9 +141,16 @@ class SessionProcess:
         self._writer.close()
         self._answer_saves()
         self.engine.close()
+        self._turns.close()
         # A daemon that was killed takes its processes along, without having meant to end anything.
         if os.getppid() == self._parent:
             end_life(self.folder)
+
+    def _refine(self, turn: bool) -> None:
+        if turn:
+            began = time.monotonic()
+            self.engine.refine()
+            self._turns.refined(began, time.monotonic())
 
     # Messages in -----------------------------------------------------------------------------
 
@@ -192,7 +204,8 @@ class SessionProcess:
     def _work(self) -> None:
         """Process what was taken; a batch that was on its way when PAUSE came waits for RESUME."""
         while self._waiting and not self.engine.paused:
-            self.engine.process(self._waiting[0])
+            with self._turns.working():
+                self.engine.process(self._waiting[0])
             self._waiting.popleft()
             self._batch_at = time.monotonic()
             self._unsaved += 1
