@@ -62,6 +62,10 @@ class RunPlan:
         # New frames are fused into what refinement made of the old ones: spread it over them.
         return _STREAM_SHARE * aim * taken / len(self.given) if math.isfinite(aim) else 0.0
 
+    def waiting(self, elapsed: float, taken: int) -> int:
+        """Frames that have arrived at the rate and are not taken yet; 0 where none arrive."""
+        return max(0, min(int(self.rate * elapsed), len(self.given)) - taken)
+
 
 @dataclass(frozen=True, slots=True)
 class RunOutcome:
@@ -222,7 +226,7 @@ def run_capture(
             if not frames:
                 break
             frames_in += len(frames)
-            engine.process(frames)
+            engine.process(frames, late=plan.waiting(time.monotonic() - started, frames_in))
             stream_seconds = time.monotonic() - started
             tell()
             use_time_until(plan.next_batch_at(frames_in, batch))

@@ -1,7 +1,8 @@
 """Photometric refinement of a splat map between batches."""
 
+from gs_decoder.refine.config import RefineConfig
 from gs_decoder.refine.parameters import SplatParameters
-from gs_decoder.refine.refiner import RefineConfig, Refiner, RefineView
+from gs_decoder.refine.refiner import Refiner
 from gs_decoder.refine.resting import (
     Rows,
     changed,
@@ -14,6 +15,7 @@ from gs_decoder.refine.resting import (
     splats_by_chunk,
 )
 from gs_decoder.refine.saved import RefinerState, refiner_state, restore_refiner
+from gs_decoder.refine.views import RefineView
 
 __all__ = [
     "RefineConfig",

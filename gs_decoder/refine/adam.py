@@ -79,9 +79,13 @@ def activate_rows(
     scales: NDArray[np.float32],
     opacities: NDArray[np.float32],
     colors: NDArray[np.float32],
+    which: NDArray[np.bool_],  # (N,) only these of them, or (0,): all
 ) -> None:
     """Parameters → what the rasteriser takes, for splats first … last-1."""
+    some = which.size > 0
     for n in range(first, last):
+        if some and not which[n]:
+            continue
         norm = 1e-12
         for k in range(4):
             norm += rows[n, 3 + k] * rows[n, 3 + k]

@@ -24,6 +24,7 @@ Float32 = NDArray[np.float32]
 _GROWTH = 1.5
 _SMALLEST_SCALE = 1e-9
 _LOGIT_BOUND = 9.0
+_ALL = np.zeros(0, np.bool_)
 
 
 class SplatParameters:
@@ -67,8 +68,17 @@ class SplatParameters:
         self._allocate_activated(capacity)
         self.activate()
 
-    def activate(self, first: int = 0, last: int | None = None) -> None:
-        """Refresh the activated copies of splats first … last-1 (default: all)."""
+    def activate(
+        self,
+        first: int = 0,
+        last: int | None = None,
+        which: NDArray[np.bool_] = _ALL,
+    ) -> None:
+        """Refresh the activated copies of splats first … last-1 (default: all).
+
+        Args:
+            which: (capacity,) only these of them.
+        """
         activate_rows(
             first,
             self.count if last is None else last,
@@ -78,6 +88,7 @@ class SplatParameters:
             self.scales,
             self.opacities,
             self.colors,
+            which,
         )
 
     def add(self, chunk: int, splats: Splats) -> None:

@@ -8,21 +8,23 @@ for steps while it has time, so a batch never waits longer than one of them.
 
 from __future__ import annotations
 
-import math
 import random
 from collections import deque
 from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gs_decoder.refine import adam
+from gs_decoder.refine.choice import choose_views
+from gs_decoder.refine.config import RefineConfig
+from gs_decoder.refine.convergence import Convergence
 from gs_decoder.refine.parameters import SplatParameters
 from gs_decoder.refine.renderers import ViewGradient, ViewRenderer
 from gs_decoder.refine.taking import Taking
+from gs_decoder.refine.views import RefineView
 from gs_decoder.splats import Splats
 
 Float32 = NDArray[np.float32]
@@ -30,70 +32,8 @@ Float64 = NDArray[np.float64]
 
 _FAR = 4096.0
 """Metres from the origin beyond which float32 coordinates are coarser than half a millimetre."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RefineConfig:
-    """Rates are per step; those of means are in units of the splat's own size.
-
-    Attributes:
-        eager_opacity, eager_color: factors on the rates of a new and faint splat (see `adam_rows`):
-            fillers of holes know neither their place nor their colour yet.
-        settling: steps of its own by which half of that is gone.
-        dropout_views, max_dropout: every step leaves out a random share of the splats,
-            dropout_views / number of views, at most max_dropout: what few views have seen is
-            learnt by heart otherwise (DropGaussian, arXiv 2504.00773).
-    """
-
-    rate_mean: float = 0.2
-    rate_quat: float = 3e-2
-    rate_log_scale: float = 4e-2
-    rate_opacity: float = 8e-2
-    rate_color: float = 1.5e-2
-    eager_opacity: float = 5.0
-    eager_color: float = 8.0
-    settling: float = 50.0
-    rate_gain: float = 2e-3
-    gain_decay: float = 1e-3
-    dropout_views: float = 2.0
-    max_dropout: float = 0.2
-    ssim_weight: float = 0.2
-    depth_weight: float = 0.1
-    recent_views: int = 8
-    recent_share: float = 0.1
-    max_views: int = 1024
-    prune_opacity: float = 0.01
-    prune_every: int = 100
-    workers: int = 2
-    seed: int = 0
-
-
-@dataclass(slots=True)
-class RefineView:
-    """A posed image to refine against.
-
-    Attributes:
-        key: the caller's id (sequence number of the frame).
-        image: (H, W, 3) uint8 RGB.
-        K: (3, 3) pinhole intrinsics in pixels.
-        c2w: (4, 4) float64, rigid, camera to world (OpenCV axes).
-        valid: (H, W) bool or None; False pixels are ignored.
-        depth: (H, W) float32 sensor z-depth or None; 0 means none.
-        far: world units beyond which it sees nothing of the map, where that is known.
-        log_gain: (3,) log of the exposure gain that takes map colours to this image's.
-    """
-
-    key: int
-    image: NDArray[np.uint8]
-    K: Float64
-    c2w: Float64
-    valid: NDArray[np.bool_] | None = None
-    depth: Float32 | None = None
-    far: float = math.inf
-    log_gain: Float32 = field(default_factory=lambda: np.zeros(3, np.float32))
-    gain_moments: Float32 = field(default_factory=lambda: np.zeros((2, 3), np.float32))
-    gain_steps: int = 0
-    psnr: float | None = None
+_GAIN_BOUND = 1.0
+"""Of a log gain: a picture without anything in it must not make one that nothing undoes."""
 
 
 class Refiner:
@@ -116,10 +56,11 @@ class Refiner:
         self.origin: Float64 = np.zeros(3)
         self.views: dict[int, RefineView] = {}
         self.steps = 0
+        self.convergence = Convergence()
         self._renderer = renderer
         self._recent: deque[int] = deque(maxlen=self.config.recent_views)
         self._random = random.Random(self.config.seed)
-        self._dropouts = np.random.default_rng(self.config.seed)
+        self._chance = np.random.default_rng(self.config.seed)
         self._pool = ThreadPoolExecutor(self.config.workers, thread_name_prefix="refine")
         self._gradient = np.zeros((0, adam.COLUMNS), np.float32)
         self._seen = np.zeros(0, np.bool_)
@@ -140,6 +81,7 @@ class Refiner:
     def add_splats(self, chunk: int, splats: Splats) -> None:
         """Take a chunk's splats (SH degree 0), means relative to `origin`."""
         self.parameters.add(chunk, splats)
+        self.convergence.restart()
 
     def move_chunks(self, motions: Mapping[int, Float64], *, near: Float64 | None = None) -> None:
         """Chunks' new-from-old world similarities, (4, 4) float64.
@@ -147,6 +89,8 @@ class Refiner:
         Args:
             near: (3,) where the map is now; the origin follows where that is far from it.
         """
+        if motions:
+            self.convergence.restart()
         origin = self.origin
         if near is not None and np.abs(near - origin).max() > _FAR:
             origin = np.round(near)
@@ -176,7 +120,9 @@ class Refiner:
 
     def add_view(self, view: RefineView) -> None:
         """Take a view. Beyond `max_views` a random old one that is no longer recent leaves."""
+        view.visited = self.steps
         self.views[view.key] = view
+        self.convergence.restart()
         self._recent.append(view.key)
         if len(self.views) > self.config.max_views:
             old = [key for key in self.views if key not in self._recent]
@@ -231,7 +177,13 @@ class Refiner:
         if not self.views or self.parameters.count == 0:
             return None
         self._fit_buffers()
-        views = self._choose_views()
+        views = choose_views(
+            list(self.views.values()),
+            self.config.workers,
+            self.steps + 1,
+            self.config.novelty,
+            self._chance,
+        )
         results = list(
             self._pool.map(
                 self._view_gradient, views, range(len(views)), [self._presence() for _ in views]
@@ -241,9 +193,10 @@ class Refiner:
         bounds = np.linspace(0, count, self.config.workers + 1).astype(int)
         spans = list(pairwise(bounds.tolist()))
         list(self._pool.map(lambda span: self._update_rows(span, results), spans))
-        for view, result in zip(views, results):
-            self._update_gain(view, result)
         self.steps += 1
+        for view, result in zip(views, results):
+            self._learn_of(view, result)
+        self.convergence.step(self.views.values(), len(views))
         if self.steps % self.config.prune_every == 0:
             self.prune()
         return float(np.mean([result.loss for result in results]))
@@ -313,25 +266,12 @@ class Refiner:
             self._seen = np.zeros(capacity, np.bool_)
             self._gradient = np.zeros((capacity, adam.COLUMNS), np.float32)
 
-    def _choose_views(self) -> list[RefineView]:
-        """Recent and random past views, never the same one twice in a step."""
-        recent = [key for key in self._recent if key in self.views]
-        everything = list(self.views)
-        chosen: list[int] = []
-        for _ in range(min(self.config.workers, len(everything))):
-            pool = recent if self._random.random() < self.config.recent_share else everything
-            left = [key for key in pool if key not in chosen] or [
-                key for key in everything if key not in chosen
-            ]
-            chosen.append(self._random.choice(left))
-        return [self.views[key] for key in chosen]
-
     def _presence(self) -> Float32 | None:
         """(N,) 1 for the splats that take part in one view's step; None: all."""
         share = min(self.config.dropout_views / len(self.views), self.config.max_dropout)
         if share <= 0:
             return None
-        present = self._dropouts.random(self.parameters.count, np.float32) >= share
+        present = self._chance.random(self.parameters.count, np.float32) >= share
         return present.astype(np.float32)
 
     def _view_gradient(
@@ -382,19 +322,19 @@ class Refiner:
             adam.BETA2,
             adam.EPSILON,
         )
-        parameters.activate(first, last)
+        parameters.activate(first, last, self._seen)
         self._touched[first:last] |= self._seen[first:last]
 
-    def _update_gain(self, view: RefineView, result: ViewGradient) -> None:
-        """Adam on the view's three log gains, held near 0 so that the map keeps the exposure."""
+    def _learn_of(self, view: RefineView, result: ViewGradient) -> None:
+        """Note the visit, and bring the view's gain closer to what suits it.
+
+        The step is the least of the view's errors plus `gain_hold` times as many of the gain's own.
+        """
         view.psnr = -10.0 * float(np.log10(max(result.mse, 1e-10)))
-        gradient = result.log_gain + self.config.gain_decay * view.log_gain
-        view.gain_steps += 1
-        first, second = view.gain_moments
-        first[:] = adam.BETA1 * first + (1 - adam.BETA1) * gradient
-        second[:] = adam.BETA2 * second + (1 - adam.BETA2) * gradient**2
-        correct1 = 1 - adam.BETA1**view.gain_steps
-        correct2 = 1 - adam.BETA2**view.gain_steps
-        view.log_gain -= (
-            self.config.rate_gain * (first / correct1) / (np.sqrt(second / correct2) + adam.EPSILON)
-        ).astype(np.float32)
+        view.visits += 1
+        view.visited = self.steps
+        hold = self.config.gain_hold
+        change = self.config.gain_step * (result.gain_step - hold * view.log_gain) / (1.0 + hold)
+        view.log_gain = np.clip(view.log_gain + change, -_GAIN_BOUND, _GAIN_BOUND).astype(
+            np.float32
+        )

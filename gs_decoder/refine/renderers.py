@@ -14,9 +14,14 @@ from gs_decoder.raster import NumbaRasterizer, Render, rasterize
 
 if TYPE_CHECKING:
     from gs_decoder.refine.parameters import SplatParameters
-    from gs_decoder.refine.refiner import RefineView
+    from gs_decoder.refine.views import RefineView
 
 Float32 = NDArray[np.float32]
+
+_GAIN_FLOOR = np.float32(0.05)
+"""Differences below this are noise, and count alike for the gain."""
+_GAIN_ALPHA = np.float32(0.9)
+"""Pixels that the map does not fill are dark for another reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +29,7 @@ class ViewGradient:
     """Loss of one view and its gradient with respect to what the rasteriser takes.
 
     `means` (N, 3), `quats` (N, 4), `scales` (N, 3), `opacities` (N,), `colors` (N, 3) float32;
-    `log_gain` (3,); `mse` over the valid pixels.
+    `gain_step` (3,), see `ImageGradient`; `mse` over the valid pixels.
     """
 
     loss: float
@@ -34,7 +39,7 @@ class ViewGradient:
     scales: Float32
     opacities: Float32
     colors: Float32
-    log_gain: Float32
+    gain_step: Float32
 
 
 class ViewRenderer(Protocol):
@@ -72,13 +77,14 @@ class ViewRenderer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ImageGradient:
-    """Loss of a rendered view; gradient by `rgb` (H, W, 3), `depth` (H, W), `log_gain` (3,)."""
+    """Loss of a rendered view and its gradient by `rgb` (H, W, 3) and `depth` (H, W); `gain_step`
+    (3,): by how much the log gain would have to change to explain most of what is left."""
 
     loss: float
     mse: float
     rgb: Float32
     depth: Float32
-    log_gain: Float32
+    gain_step: Float32
 
 
 def image_gradient(
@@ -101,7 +107,6 @@ def image_gradient(
     target = view.image.astype(np.float32) * np.float32(1.0 / 255.0)
     exposed = rgb * gain
     photometric = photometric_loss(exposed, target, view.valid, ssim_weight=ssim_weight)
-    d_log_gain = (photometric.d_rgb * exposed).sum(axis=(0, 1))
     loss, d_depth = photometric.value, np.zeros_like(depth)
     if view.depth is not None and depth_weight > 0.0:
         known = (view.depth > 0.0) & (alpha > 0.5)
@@ -112,7 +117,24 @@ def image_gradient(
         relative = np.where(known, (depth - truth) / truth, 0.0)
         loss += depth_weight * float(np.abs(relative).sum()) / count
         d_depth = (depth_weight / count * np.sign(relative) / truth).astype(np.float32)
-    return ImageGradient(loss, photometric.mse, photometric.d_rgb * gain, d_depth, d_log_gain)
+    told = alpha > _GAIN_ALPHA if view.valid is None else (alpha > _GAIN_ALPHA) & view.valid
+    step = _gain_step(exposed, target, told)
+    return ImageGradient(loss, photometric.mse, photometric.d_rgb * gain, d_depth, step)
+
+
+def _gain_step(exposed: Float32, target: Float32, told: NDArray[np.bool_]) -> Float32:
+    """(3,) change of the log gain that brings the exposed render (H, W, 3) closest to the target.
+
+    One Gauss-Newton step of a sum of |differences| (weights 1 / |difference|), so that what is
+    plainly wrong in the map does not count as exposure.
+
+    Args:
+        told: (H, W) pixels that tell; without any the step is 0.
+    """
+    missing = target - exposed
+    weight = told[..., None] * exposed / (np.abs(missing) + _GAIN_FLOOR)
+    shift = np.einsum("hwc,hwc->c", weight, missing)
+    return shift / (np.einsum("hwc,hwc->c", weight, exposed) + np.float32(1e-6))
 
 
 class NumbaViewRenderer:
@@ -191,7 +213,7 @@ class NumbaViewRenderer:
             gradients.scales,
             gradients.opacities if presence is None else gradients.opacities * presence,
             gradients.colors,
-            image.log_gain,
+            image.gain_step,
         )
 
 
@@ -288,5 +310,12 @@ class TorchViewRenderer:
         )
         means, quats, scales, opacities, colors = (gradient.cpu().numpy() for gradient in gradients)
         return ViewGradient(
-            image.loss, image.mse, means, quats, scales, opacities, colors, image.log_gain
+            image.loss,
+            image.mse,
+            means,
+            quats,
+            scales,
+            opacities,
+            colors,
+            image.gain_step,
         )

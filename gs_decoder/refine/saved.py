@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gs_decoder.refine.refiner import Refiner, RefineView
+from gs_decoder.refine.convergence import Convergence
+from gs_decoder.refine.refiner import Refiner
+from gs_decoder.refine.views import RefineView
 
 SPLATS = ("rows", "moment1", "moment2", "steps", "chunk")
 """The arrays of `SplatParameters` that say all of a splat."""
@@ -22,8 +25,9 @@ class RefinerState:
     Attributes:
         arrays: N splats: `rows`, `moment1`, `moment2` (N, 14) float32, `steps` (N,) int32,
             `chunk` (N,) int64, `touched` (N,) bool (see `Refiner.take_changed`); V views in
-            order: `view_keys` (V,) int64, `view_gains` (V, 3, 3) float32 (log gain and its two
-            moments), `view_steps` (V,) int64, `view_far`, `view_psnr` (V,) float64, NaN: None.
+            order: `view_keys` (V,) int64, `view_gains` (V, 3) float32 (logs), `view_visits` (V, 2)
+            int64 (how many, and the step of the last), `view_far`, `view_psnr` (V,) float64, NaN:
+            None.
         figures: the rest, fit for JSON.
     """
 
@@ -44,24 +48,25 @@ def refiner_state(refiner: Refiner) -> RefinerState:
     known = refiner._touched[:count]
     touched[: len(known)] = known
     views = list(refiner.views.values())
-    gains = [np.vstack([view.log_gain[None], view.gain_moments]) for view in views]
+    visits = [(view.visits, view.visited) for view in views]
     psnrs = [np.nan if view.psnr is None else view.psnr for view in views]
     arrays: dict[str, NDArray[Any]] = {
         **{name: getattr(parameters, name)[:count].copy() for name in SPLATS},
         "touched": touched,
         "view_keys": np.array([view.key for view in views], np.int64),
-        "view_gains": np.array(gains, np.float32).reshape(-1, 3, 3),
-        "view_steps": np.array([view.gain_steps for view in views], np.int64),
+        "view_gains": np.array([view.log_gain for view in views], np.float32).reshape(-1, 3),
+        "view_visits": np.array(visits, np.int64).reshape(-1, 2),
         "view_far": np.array([view.far for view in views], np.float64),
         "view_psnr": np.array(psnrs, np.float64),
     }
     figures = {
         "steps": refiner.steps,
+        "convergence": dataclasses.asdict(refiner.convergence),
         "origin": refiner.origin.tolist(),
         "background": refiner.background.tolist(),
         "recent": list(refiner._recent),
         "random": refiner._random.getstate(),
-        "dropouts": refiner._dropouts.bit_generator.state,
+        "chance": refiner._chance.bit_generator.state,
     }
     return RefinerState(arrays, figures)
 
@@ -84,9 +89,8 @@ def restore_refiner(refiner: Refiner, state: RefinerState, views: Mapping[int, R
         if view is None:
             continue
         psnr = float(arrays["view_psnr"][place])
-        view.log_gain = arrays["view_gains"][place, 0].copy()
-        view.gain_moments = arrays["view_gains"][place, 1:].copy()
-        view.gain_steps = int(arrays["view_steps"][place])
+        view.log_gain = arrays["view_gains"][place].copy()
+        view.visits, view.visited = arrays["view_visits"][place].tolist()
         view.far = float(arrays["view_far"][place])
         view.psnr = None if np.isnan(psnr) else psnr
         refiner.views[key] = view
@@ -94,5 +98,6 @@ def restore_refiner(refiner: Refiner, state: RefinerState, views: Mapping[int, R
     refiner._recent.extend(figures["recent"])
     version, words, gauss = figures["random"]
     refiner._random.setstate((version, tuple(words), gauss))
-    refiner._dropouts.bit_generator.state = figures["dropouts"]
+    refiner._chance.bit_generator.state = figures["chance"]
     refiner.steps = figures["steps"]
+    refiner.convergence = Convergence(**figures["convergence"])

@@ -33,6 +33,18 @@ def in_map_units(frame: Frame, scale: float) -> Frame:
     return dataclasses.replace(frame, depth=depth)
 
 
+def filled_depth(frame: Frame, rendered: tuple[Float32, Float32, Float32] | None) -> Float32:
+    """(H, W) z-depth of a map as a frame sees it, 0 where it holds nothing.
+
+    Args:
+        rendered: rgb, depth, alpha of the map at the frame's camera; None: it is empty.
+    """
+    if rendered is None:
+        return np.zeros(frame.image.shape[:2], np.float32)
+    _, depth, alpha = rendered
+    return np.where(alpha > 0.5, depth, np.float32(0.0))
+
+
 def refine_view(frame: Frame, pose: Float64) -> RefineView:
     """A frame to refine against.
 

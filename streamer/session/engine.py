@@ -21,6 +21,7 @@ from gs_decoder.refine import Refiner, local_pose
 from streamer.frames import Frame
 from streamer.session.batching import (
     checkerboard,
+    filled_depth,
     in_map_units,
     on_cpu,
     refine_view,
@@ -81,7 +82,6 @@ class Engine:
         self.chunk_of_seq: dict[int, int] = {}
         self.residence = Residence(self, self._spill, self._resident_budget)
         self.scene_depth: float | None = None
-        self.quiet_since_step = 0
         self._published_at = self._collected_at = -math.inf
         self._moved_cameras: dict[int, Float64] = {}
         self._batch_ms = 0.0
@@ -102,8 +102,16 @@ class Engine:
 
     # Frames ----------------------------------------------------------------------------------
 
-    def process(self, frames: Sequence[Frame]) -> None:
-        """One batch, in order of seq: predict, fuse, publish. Every frame needs a pose."""
+    def process(self, frames: Sequence[Frame], *, late: int = 0) -> None:
+        """One batch, in order of seq: predict, fuse, publish. Every frame needs a pose.
+
+        Args:
+            late: frames that wait already, or were lost, because earlier batches took too long.
+                Key frames lie the farther apart, the more batches that is: a slow machine gets a
+                coarser map and catches up. Not with `refine_steps`, which promises the same map
+                whatever the time.
+        """
+        behind = 0.0 if self.config.refine_steps else late / self.config.batch
         started = time.monotonic_ns()
         if frames and len(self.trajectory) == 0:
             self._begin(frames)
@@ -117,13 +125,12 @@ class Engine:
             self.residence.make_room(0, len(frames), protected=self._newest())
         frames = [in_map_units(f, scale_of(self.trajectory.pose(f.seq))) for f in frames]
         with self.outbox.timed("keyframes"):
-            chosen, sights = self._choose_keyframes(frames, poses)
+            chosen, sights = self._choose_keyframes(frames, poses, 1.0 + behind)
         self._predict_and_fuse(chosen, poses)
         for frame in frames:
             if frame.seq not in self.refiner.views:
                 self.refiner.add_view(refine_view(frame, poses[frame.seq]))
             self.refiner.views[frame.seq].far = sights[frame.seq]
-        self.quiet_since_step = self.refiner.steps
         self.frames_done += len(frames)
         with self.outbox.timed("publish"):
             self._publish_what_is_due()
@@ -148,7 +155,7 @@ class Engine:
         )
 
     def _choose_keyframes(
-        self, frames: Sequence[Frame], poses: Mapping[int, Float64]
+        self, frames: Sequence[Frame], poses: Mapping[int, Float64], coarseness: float
     ) -> tuple[list[tuple[Frame, Float32]], dict[int, float]]:
         """The key frames among these, each with the map's depth as it sees it; and how far each
         frame sees, by seq."""
@@ -156,24 +163,17 @@ class Engine:
         sights = {}
         for frame in frames:
             pose = poses[frame.seq]
-            map_depth = self._map_depth(frame, pose)
+            rendered = self.refiner.render(pose, frame.K, *frame.image.shape[1::-1])
+            map_depth = filled_depth(frame, rendered)
             sights[frame.seq] = farthest(map_depth)
             filled = map_depth > 0.0
             depth = float(np.median(map_depth[filled])) if filled.any() else self.scene_depth
             # Until something is known of the scene every frame is worth a look.
-            if depth is None or self.selector.is_keyframe(pose, depth, 1.0 - float(filled.mean())):
+            unseen = 1.0 - float(filled.mean())
+            if depth is None or self.selector.is_keyframe(pose, depth, unseen, coarseness):
                 chosen.append((frame, map_depth))
                 self.selector.add(frame.seq, pose)
         return chosen, sights
-
-    def _map_depth(self, frame: Frame, pose: Float64) -> Float32:
-        """(H, W) z-depth of the map as this frame sees it, 0 where it holds nothing."""
-        height, width = frame.image.shape[:2]
-        rendered = self.refiner.render(pose, frame.K, width, height)
-        if rendered is None:
-            return np.zeros((height, width), np.float32)
-        _, depth, alpha = rendered
-        return np.where(alpha > 0.5, depth, np.float32(0.0))
 
     def _predict_and_fuse(
         self, chosen: list[tuple[Frame, Float32]], poses: Mapping[int, Float64]
@@ -264,7 +264,8 @@ class Engine:
 
     @property
     def _settled(self) -> bool:
-        return self.refiner.steps - self.quiet_since_step >= self.config.idle_steps
+        exactly, progress = self.config.idle_steps, self.refiner.convergence
+        return progress.reached if exactly is None else progress.steps >= exactly
 
     def refine(self) -> None:
         """One refinement step; publishes some refined chunks now and then, and when it is done."""
@@ -345,8 +346,6 @@ class Engine:
             revision, entries, by=by, upto=upto, coming=coming or {}
         )
         chunks = self._move(moved) if moved.seqs else 0
-        if chunks:
-            self.quiet_since_step = self.refiner.steps
         self._publish_what_is_due()
         self.outbox.took("correct", time.perf_counter() - started)
         return PosesOutcome(chunks, unknown)

@@ -33,7 +33,6 @@ class EngineState:
 
     frames_done: int
     scene_depth: float | None
-    quiet_since_step: int
     next_chunk: int
     model: CarriedState
     chunks: tuple[Chunk, ...]
@@ -49,7 +48,6 @@ def engine_state(engine: Engine) -> EngineState:
     return EngineState(
         frames_done=engine.frames_done,
         scene_depth=engine.scene_depth,
-        quiet_since_step=engine.quiet_since_step,
         next_chunk=engine.map.next_id,
         model=engine.model_state,
         chunks=tuple(engine.map.chunks.values()),
@@ -71,7 +69,6 @@ def restore_engine(engine: Engine, state: EngineState, frames: Mapping[int, Fram
     assert engine.frames_done == 0, "an engine is restored before its first frame"
     engine.frames_done = state.frames_done
     engine.scene_depth = state.scene_depth
-    engine.quiet_since_step = state.quiet_since_step
     engine.model_state = state.model
     engine.trajectory = Trajectory.restored(state.trajectory)
     engine.selector.remember(*state.places)

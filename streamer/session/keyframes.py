@@ -52,11 +52,19 @@ class KeyframeSelector:
         turn = np.degrees(np.arccos(cosine)) / self.config.rotation_deg
         return float(np.hypot(shift, turn).min())
 
-    def is_keyframe(self, c2w: Float64, depth: float, unseen: float) -> bool:
-        """Judge a frame; `unseen` is the share of its pixels that the map leaves empty."""
-        novelty = self.novelty(c2w, depth)
+    def is_keyframe(
+        self, c2w: Float64, depth: float, unseen: float, coarseness: float = 1.0
+    ) -> bool:
+        """Judge a frame.
+
+        Args:
+            unseen: share of its pixels that the map leaves empty.
+            coarseness: factor on novelty and share for a stream that is ahead of the machine.
+        """
+        novelty = self.novelty(c2w, depth) / coarseness
         if novelty >= self.config.novelty:
             return True
+        unseen /= coarseness
         return unseen > self.config.unseen and novelty >= 0.5 * self.config.novelty
 
     def add(self, seq: int, c2w: Float64) -> None:

@@ -99,6 +99,8 @@ class SessionProcess:
         self._unsaved = 0
         """Batches and corrections since the last state."""
         self._next_seq = 0
+        self._dropped: int | None = None
+        """Frames that the live policy had thrown away when the last batch began."""
         if self._life.life > 1:
             epoch, long_side = self._life.epoch, config.session.long_side
             self._next_seq = resume(engine, self.folder, epoch, self._settings, long_side)
@@ -204,8 +206,11 @@ class SessionProcess:
     def _work(self) -> None:
         """Process what was taken; a batch that was on its way when PAUSE came waits for RESUME."""
         while self._waiting and not self.engine.paused:
+            # A lossless sender waits for us; what a live one had to lose says how late we are.
+            before, self._dropped = self._dropped, self._counts.dropped
+            late = 0 if before is None else max(0, self._dropped - before)
             with self._turns.working():
-                self.engine.process(self._waiting[0])
+                self.engine.process(self._waiting[0], late=late)
             self._waiting.popleft()
             self._batch_at = time.monotonic()
             self._unsaved += 1
@@ -282,6 +287,7 @@ class SessionProcess:
         self.engine.reset()
         self._next_seq = 0
         self._counts = Counts()
+        self._dropped = None
         self._unsaved = self._saved_steps = 0
         self._waiting.clear()
         self._outbox.begin(epoch)

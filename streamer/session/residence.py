@@ -242,6 +242,8 @@ class Residence:
                 self._resting[chunk] = replace(held, packs=(*held.packs, pack))
         free = self._refiner.config.max_views - len(self._refiner.views)
         for view in _evenly(whole, free):
+            # The time on the disk was no waiting for a turn.
+            view.visited = self._refiner.steps
             self._refiner.views[view.key] = view
 
     def _lose(self, held: RestingChunk) -> None:

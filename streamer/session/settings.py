@@ -21,7 +21,8 @@ class EngineConfig:
     chunk_budget, map_budget: splats of a key frame, of the whole map.
     resident_budget: splats of it that are held ready; the rest rests on the disk, or, where there
         is no folder for it (`Engine.spill_to`), there is no rest.
-    idle_steps: refinement steps after the last change of the map; then the session sleeps.
+    idle_steps: exactly so many refinement steps after the last change of the map, then the session
+        sleeps; None: until they bring nothing any more (`Convergence`).
     publish_every: seconds between publications of refined chunks.
     chunk_interval: least seconds between two, however fast batches and corrections come.
     chunks_at_once: refined chunks that one of them brings at most; of a large map each has its
@@ -36,7 +37,7 @@ class EngineConfig:
     chunk_budget: int = 6000
     map_budget: int = 600_000
     resident_budget: int = 120_000
-    idle_steps: int = 6000
+    idle_steps: int | None = None
     publish_every: float = 2.0
     chunk_interval: float = 1.5
     chunks_at_once: int = 128

@@ -30,10 +30,8 @@ def pack_views(
         "view.keys": np.array([view.key for view in views], np.int64),
         "view.K": np.array([view.K for view in views], np.float64).reshape(-1, 3, 3),
         "view.scales": np.array([scale_of(pose_of(view.key)) for view in views], np.float64),
-        "view.gains": np.array(
-            [np.vstack([view.log_gain[None], view.gain_moments]) for view in views], np.float32
-        ).reshape(-1, 3, 3),
-        "view.steps": np.array([view.gain_steps for view in views], np.int64),
+        "view.gains": np.array([view.log_gain for view in views], np.float32).reshape(-1, 3),
+        "view.visits": np.array([view.visits for view in views], np.int64),
         "view.far": np.array([view.far for view in views], np.float64),
         "view.psnr": np.array([v.psnr if v.psnr is not None else np.nan for v in views]),
     }
@@ -67,9 +65,8 @@ def unpack_views(
                 valid=None if valid is None else _picture(valid).astype(np.bool_),
                 depth=depth,
                 far=float(arrays["view.far"][place]) * growth,
-                log_gain=arrays["view.gains"][place, 0].copy(),
-                gain_moments=arrays["view.gains"][place, 1:].copy(),
-                gain_steps=int(arrays["view.steps"][place]),
+                log_gain=arrays["view.gains"][place].copy(),
+                visits=int(arrays["view.visits"][place]),
                 psnr=None if np.isnan(psnr) else psnr,
             )
         )

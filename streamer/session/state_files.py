@@ -38,7 +38,7 @@ from ttt_core.errors import StateMismatchError
 from ttt_core.state import write_tensors
 from ttt_core.stream_model import StreamModel, load_carried_state
 
-FORMAT = 3
+FORMAT = 4
 CURSOR = "cursor.json"
 WEIGHTS = "fast_weights.safetensors"
 CHUNKS = "chunks.safetensors"
@@ -94,7 +94,6 @@ def write_state(state: EngineState, cursor: Cursor, folder: Path) -> None:
         "settings": dict(cursor.settings),
         "crc32": {name: _crc32(folder / name) for name in names},
         "scene_depth": state.scene_depth,
-        "quiet_since_step": state.quiet_since_step,
         "next_chunk": state.next_chunk,
         "cameras": [keyframe.camera for keyframe in state.keyframes],
         "pending": state.trajectory.pending,
@@ -145,7 +144,6 @@ def read_state(path: Path, model: StreamModel[Any]) -> EngineState:
         return EngineState(
             frames_done=header["frames_done"],
             scene_depth=header["scene_depth"],
-            quiet_since_step=header["quiet_since_step"],
             next_chunk=header["next_chunk"],
             model=load_carried_state(model, path / WEIGHTS),
             chunks=tuple(load_chunks(path / CHUNKS)),

@@ -11,7 +11,11 @@ from hypothesis import strategies as st
 from gs_decoder import Splats
 from gs_decoder.refine import RefineConfig, Refiner, RefineView, SplatParameters, adam
 from gs_decoder.refine.adam import accumulate_rows
-from gs_decoder.refine.renderers import NumbaViewRenderer, TorchViewRenderer
+from gs_decoder.refine.renderers import (
+    NumbaViewRenderer,
+    TorchViewRenderer,
+    image_gradient,
+)
 
 WIDTH, HEIGHT = 48, 32
 K = np.array([[40.0, 0, WIDTH / 2], [0, 40.0, HEIGHT / 2], [0, 0, 1]])
@@ -118,7 +122,7 @@ def test_kernels_and_autograd_give_the_same_gradient():
     kernels = NumbaViewRenderer(1).gradient(*arguments, **options)
     autograd = TorchViewRenderer("reference", "cpu").gradient(*arguments, **options)
     assert kernels.loss == pytest.approx(autograd.loss, rel=1e-4)
-    for name in ("means", "quats", "scales", "opacities", "colors", "log_gain"):
+    for name in ("means", "quats", "scales", "opacities", "colors", "gain_step"):
         ours, theirs = getattr(kernels, name), getattr(autograd, name)
         assert np.linalg.norm(ours - theirs) <= 2e-3 * np.linalg.norm(theirs) + 1e-7, name
     present = (np.random.default_rng(0).random(refiner.parameters.count) > 0.4).astype(np.float32)
@@ -292,7 +296,7 @@ def test_views_are_bounded_and_the_newest_stay():
 
 
 def test_an_exposure_gain_is_learned_by_the_view_not_the_map():
-    refiner = refiner_with_views(9, noise=0.0, rate_gain=3e-2)
+    refiner = refiner_with_views(9, noise=0.0, gain_hold=0.05)
     dark = refiner.views[3]
     dark.image = (dark.image * 0.8).astype(np.uint8)
     for _ in range(200):
@@ -301,3 +305,35 @@ def test_an_exposure_gain_is_learned_by_the_view_not_the_map():
     others = [view.log_gain for key, view in refiner.views.items() if key != 3]
     assert np.abs(np.mean(others)) < 0.06
     refiner.close()
+
+
+def test_gains_are_held_so_that_the_map_keeps_the_exposure_of_its_pictures():
+    """Dimmed all alike, it is the map that has to get darker, from any gains to begin with."""
+    refiner = refiner_with_views(10, noise=0.0)
+    for view in refiner.views.values():
+        view.image = (view.image * 0.7).astype(np.uint8)
+        view.log_gain = np.full(3, 0.3, np.float32)
+    for _ in range(300):
+        refiner.step()
+    gains = np.array([view.log_gain for view in refiner.views.values()])
+    assert np.abs(gains).max() < 0.05
+    assert view_error(refiner) < 1e-3
+    refiner.close()
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_gain_is_found_in_one_step_whatever_a_part_of_the_picture_does(masked):
+    rng = np.random.default_rng(0)
+    rgb = rng.uniform(0.2, 0.6, (40, 60, 3)).astype(np.float32)
+    gain = np.array([1.1, 0.95, 1.15], np.float32)
+    target = rgb * gain
+    target[:, :15] = rng.uniform(0.0, 1.0, (40, 15, 3))
+    valid = np.ones((40, 60), np.bool_)
+    valid[:, :15] = not masked
+    view = RefineView(
+        key=0, image=(target * 255 + 0.5).astype(np.uint8), K=K, c2w=np.eye(4), valid=valid
+    )
+    filled = np.ones((40, 60), np.float32)
+    step = image_gradient(rgb, filled, filled, view, ssim_weight=0.2, depth_weight=0.0).gain_step
+    # A step is linear in the gain: what is left of it is its square.
+    assert np.allclose(step, gain - 1.0, atol=0.005 if masked else 0.05)
