@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
@@ -44,8 +44,13 @@ def daemon(
     log: Path | None = None,
     max_sessions: int = 4,
     keys: Path | None = None,
+    budgets: Mapping[str, int] | None = None,
 ) -> Iterator[DaemonProcess]:
-    """`splatstream serve` on free ports, ready when entered; its state lies in `folder`."""
+    """`splatstream serve` on free ports, ready when entered; its state lies in `folder`.
+
+    Args:
+        budgets: of splats, by their names in `SessionConfig`.
+    """
     config = ServeConfig(
         ingest="tcp://127.0.0.1:*",
         updates="tcp://127.0.0.1:*",
@@ -60,6 +65,7 @@ def daemon(
             refine_steps=refine_steps,
             weights=weights,
             save_every=save_every,
+            **(budgets or {}),
         ),
         log=LogConfig(file=log),
         viewer=ViewerConfig(enabled=viewer_port is not None, port=viewer_port or 0),
