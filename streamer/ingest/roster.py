@@ -168,7 +168,7 @@ class Roster:
                 if link.process is Process.NONE:
                     self._let_go(session)
                 elif self._may_end(session) is None:
-                    logger.info("session %s ends: idle for %.0f s", session.name, self._idle_s)
+                    logger.info("session %s ends: idle for %g s", session.name, self._idle_s)
                     self._end(session)
 
     def handle(self, message: Message) -> bool:

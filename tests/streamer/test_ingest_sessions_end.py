@@ -54,16 +54,16 @@ def end(ingest: IngestHarness, session: FakeSession) -> None:
     ingest.say(SessionEnded(session=session.name))
 
 
-def wait_until_free(folder: Path, name: str) -> None:
-    """Until nobody holds the session's journal."""
+def wait_until_gone(run_dir: Path, name: str) -> None:
+    """Until the ingest holds neither the session's journal nor notes of it."""
     until = time.monotonic() + 20
     while True:
-        try:
-            Journal.open(folder / name, name, 1).close()
-            return
-        except JournalBusy:
-            assert time.monotonic() < until, "the journal is still held"
-            time.sleep(0.05)
+        with suppress(JournalBusy):
+            Journal.open(run_dir / "sessions" / name, name, 1).close()
+            if not list((run_dir / "ingest").glob(f"{name}.*")):
+                return
+        assert time.monotonic() < until, f"something of {name} is still held"
+        time.sleep(0.05)
 
 
 def test_an_idle_session_ends_and_its_sender_brings_it_back(tmp_path: Path) -> None:
@@ -80,8 +80,7 @@ def test_an_idle_session_ends_and_its_sender_brings_it_back(tmp_path: Path) -> N
         session.want(0)
         ingest.session_ends()
         end(ingest, session)
-        wait_until_free(tmp_path / "sessions", "kitchen")
-        assert list((tmp_path / "ingest").iterdir()) == []
+        wait_until_gone(tmp_path, "kitchen")
 
         with ingest.client() as again:
             assert again.refused()["code"] == "bad_session"
@@ -125,14 +124,14 @@ def test_a_reader_and_a_correction_bring_a_session_back(tmp_path: Path) -> None:
         session = run_once(ingest, client)
         client.send("BYE")
         close(ingest, session)
-        wait_until_free(tmp_path / "sessions", "kitchen")
+        wait_until_gone(tmp_path, "kitchen")
         ingest.say(SessionWanted(session="nowhere"))
         ingest.say(SessionWanted(session="kitchen"))
         assert ingest.order(NeedSession.KIND).read(NeedSession).session == "kitchen"
         successor = FakeSession(ingest.batches, life=2, next_seq=2)
         successor.want(0)
         close(ingest, successor)
-        wait_until_free(tmp_path / "sessions", "kitchen")
+        wait_until_gone(tmp_path, "kitchen")
 
         slam.send("HELLO", SLAM)
         assert slam.receive()[0] == "WELCOME"
@@ -182,7 +181,7 @@ def test_who_is_idle_makes_room_for_a_sender_but_not_for_a_reader(tmp_path: Path
             session = run_once(ingest, client, "attic")
             client.send("BYE")
             close(ingest, session)
-            wait_until_free(tmp_path / "sessions", "attic")
+            wait_until_gone(tmp_path, "attic")
             session = run_once(ingest, client)
 
         with ingest.client() as other:
@@ -250,7 +249,7 @@ def test_thirty_sessions_in_turn_leave_nothing_behind(tmp_path: Path) -> None:
                 session = run_once(ingest, client, name)
                 client.send("BYE")
                 close(ingest, session)
-            wait_until_free(tmp_path / "sessions", name)
+            wait_until_gone(tmp_path, name)
             assert list((tmp_path / "ingest").iterdir()) == []
             assert ingest.process is not None
             stats = process_stats(ingest.process.pid)
