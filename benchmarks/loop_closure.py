@@ -8,9 +8,9 @@ have a chunk, and then bend the whole walk again and again, each time a little f
 does it to one engine in this process and says what each of its steps takes. `daemon` does it to a
 daemon, from a `poses` client, while a camera goes on sending --fps frames a second and refinement
 takes the rest: from before the call of `send_poses` to the moment when a subscriber has applied
-the `move`, and to the call's answer. Milliseconds of wall time; the least of all repeats says what
-the program needs, the median what the machine made of it. With --json the figures are put into a
-file, beside the other command's.
+the `move`, and to the call's answer. Milliseconds of wall time, and of CPU time for `stages`; the
+least of all repeats says what the program needs, the median what the machine made of it. With
+--json the figures are put into a file, beside the other command's.
 """
 
 from __future__ import annotations
@@ -109,16 +109,19 @@ def figures(values: list[float]) -> dict[str, float]:
 
 
 class Stopwatch:
-    """Milliseconds that calls took, by name; what is called within another counts there too."""
+    """Milliseconds that calls took, by name: of wall time, and of this thread's CPU time, which
+    others on the machine change less. What is called within another counts there too."""
 
     def __init__(self) -> None:
         self.took: dict[str, list[float]] = {}
+        self.worked: dict[str, list[float]] = {}
 
     @contextmanager
     def watching(self, name: str) -> Iterator[None]:
-        began = time.perf_counter()
+        began, worked = time.perf_counter(), time.thread_time()
         yield
         self.took.setdefault(name, []).append(1e3 * (time.perf_counter() - began))
+        self.worked.setdefault(name, []).append(1e3 * (time.thread_time() - worked))
 
     def watch(self, owner: object, method: str, name: str) -> None:
         """From now on."""
@@ -185,7 +188,8 @@ def stages(options: Stages) -> dict[str, Any]:
     poses = {seq: engine.trajectory.pose(seq) for seq in engine.chunk_of_seq}
     for revision in range(options.repeats):
         # Only the first of the two publications has anything to send.
-        watch.took["publish"] = watch.took.get("publish", [])[:revision]
+        for noted in (watch.took, watch.worked):
+            noted["publish"] = noted.get("publish", [])[:revision]
         with watch.watching("all"):
             moved = engine.apply_poses(
                 revision, bent(poses, 0.05 * (revision + 1)), by="seq", upto=None
@@ -197,6 +201,7 @@ def stages(options: Stages) -> dict[str, Any]:
         "chunks": len(engine.map.chunks),
         "splats": engine.map.count,
         "ms": {name: figures(took[: options.repeats]) for name, took in watch.took.items()},
+        "cpu_ms": {name: figures(took[: options.repeats]) for name, took in watch.worked.items()},
     }
     engine.close()
     return result
@@ -355,7 +360,9 @@ def _corrected(
     watcher = Watcher(reader)
     with (
         filming.filming(options.fps),
-        PoseClient(process.addresses["ingest"], SESSION, convention="opencv") as back_end,
+        PoseClient(
+            process.addresses["ingest"], SESSION, convention="opencv", timeout_s=60
+        ) as back_end,
     ):
         for revision in range(options.repeats):
             time.sleep(1.0)

@@ -15,6 +15,9 @@ from streamer.protocol.links import Alive, Failed
 
 CONTROL, BATCHES, PUBLISH = "control", "batches", "publish"
 """Names of the sockets in the run folder."""
+PUBLISH_HWM = 64
+"""Messages between a session and the publisher, on each side; what does not go adds up in the map,
+chunk by chunk."""
 ALIVE_EVERY_S = 1.0
 
 

@@ -10,6 +10,8 @@ MAX_LARGE_HEADER_BYTES = 4 << 20
 MAX_PART_BYTES = 64 << 20
 MAX_PARTS = 16
 MAX_SIDE = 16384
+ENTRIES_PER_MESSAGE = 10_000
+"""Moves or drops: 1.6 MB of their header's 4 MiB."""
 MAX_INT = 2**53 - 1
 MAX_STAMP = 2**63 - 1
 """Times are int64 nanoseconds: a present unix time does not fit into 2^53 - 1."""

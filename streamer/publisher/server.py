@@ -15,6 +15,7 @@ from streamer.access.gate import Gate
 from streamer.config import PublisherConfig
 from streamer.control import (
     PUBLISH,
+    PUBLISH_HWM,
     AddressInUse,
     ControlLink,
     bind,
@@ -98,6 +99,7 @@ class Publisher:
             gate.guard(self._requests, "requests")
         self._sessions = context.socket(zmq.ROUTER)
         self._sessions.setsockopt(zmq.LINGER, 0)
+        self._sessions.setsockopt(zmq.RCVHWM, PUBLISH_HWM)
         self._sessions.setsockopt(zmq.ROUTER_MANDATORY, 1)
         # A session that starts again has the same name: the new process takes over.
         self._sessions.setsockopt(zmq.ROUTER_HANDOVER, 1)

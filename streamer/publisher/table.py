@@ -19,11 +19,9 @@ from streamer.protocol.arrays import (
     encode_splats,
     part_specs,
 )
+from streamer.protocol.limits import ENTRIES_PER_MESSAGE
 from streamer.protocol.requests import Have
 from streamer.protocol.update_headers import ChunkHeader, DropHeader, MoveHeader, ResetHeader
-
-ENTRIES_PER_MESSAGE = 10_000
-"""Moves or drops in one message: 1.6 MB of its header's 4 MiB."""
 
 
 @dataclass(frozen=True, slots=True)

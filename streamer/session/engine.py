@@ -291,15 +291,16 @@ class Engine:
         self._send()
 
     def _send(self) -> None:
+        self._published_at = time.monotonic()
+        if self.paused or not self.outbox.ready:
+            return
         if self._moved_cameras:
             self.outbox.keyframes_moved(self._moved_cameras)
             self._moved_cameras = {}
         if changed := self.keyframes.take_changed():
             self.outbox.keyframes(changed)
-        updates = self.map.drain_updates()
-        if updates:
+        if updates := self.map.drain_updates():
             self.outbox.updates(updates)
-        self._published_at = time.monotonic()
 
     def _collect(self, most: int | None = None) -> None:
         self._collected_at = time.monotonic()
@@ -363,8 +364,7 @@ class Engine:
             self.keyframes[seq] = self.keyframes[seq].moved(camera)
         self._moved_cameras |= key_cameras
         # Whoever watches need not wait until all the rest has moved as well.
-        if not self.paused:
-            self._send()
+        self._send()
         self.refiner.move_chunks(dict(zip(ids, motions)), near=cameras[moved.seqs[-1]][:3, 3])
         growth = moved.growth()
         self.refiner.move_views(cameras, growth)

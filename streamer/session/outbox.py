@@ -73,6 +73,12 @@ class Latencies:
 class Outbox:
     """Takes results and does nothing with them: the base of those that do."""
 
+    @property
+    def ready(self) -> bool:
+        """Whether changes of the map are taken now; until then they add up in the map, chunk by
+        chunk."""
+        return True
+
     def updates(self, updates: Sequence[Update]) -> None:
         """Changes of the map, to be applied in order."""
 

@@ -58,6 +58,10 @@ _TELL_EVERY_S = 0.5
 _STATUS_EVERY_S = 1.0
 _IDLE_POLL_MS = 100
 _MAKING_WAY_MS = 10
+_FULL_POLL_MS = 5
+"""How soon a publisher that took nothing is tried again."""
+_LAST_WORDS_S = 1.0
+"""How long a session that ends waits for the publisher to take the rest."""
 _STREAMING_S = 2.0
 
 
@@ -128,7 +132,8 @@ class SessionProcess:
         while not self._stopping:
             wants = self.engine.wants_refinement
             turn = wants and self._turns.may_refine(time.monotonic())
-            patience = 0 if turn else _MAKING_WAY_MS if wants else _IDLE_POLL_MS
+            idle_ms = _IDLE_POLL_MS if self._outbox.ready else _FULL_POLL_MS
+            patience = 0 if turn else _MAKING_WAY_MS if wants else idle_ms
             for socket, _ in self._poller.poll(patience):
                 self._receive(socket)
             if self.engine.wants_refinement and not self._stopping:
@@ -137,7 +142,9 @@ class SessionProcess:
                 self._save_by_itself()
             self._answer_saves()
             self._tell()
+        self._outbox.flush(_LAST_WORDS_S)
         self.engine.publish()
+        self._outbox.flush(_LAST_WORDS_S)
         if self._saves_itself and self._next_seq:
             self._save()
         self._writer.close()

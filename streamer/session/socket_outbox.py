@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import zmq
 from numpy.typing import NDArray
 
-from gs_decoder import ChunkUpdate, ResetUpdate, Update
+from gs_decoder import ChunkUpdate, DropUpdate, MoveUpdate, ResetUpdate, Update
+from streamer.control import PUBLISH_HWM
 from streamer.metrics.instruments import SessionInstruments
 from streamer.protocol.internal import Counts
+from streamer.protocol.limits import ENTRIES_PER_MESSAGE
 from streamer.protocol.links import (
     Keyframes,
     KeyframesMoved,
@@ -32,6 +36,8 @@ Float64 = NDArray[np.float64]
 
 _KEYFRAMES_AT_ONCE = 1024
 """Key frames in one message: a header has its limit."""
+_MOST_WAITING = 4096
+"""Messages, drains of the map and the like that wait for a publisher which takes nothing."""
 
 
 class SocketOutbox(Outbox):
@@ -42,30 +48,41 @@ class SocketOutbox(Outbox):
         self._session = session
         self.epoch = epoch
         self.seq = 0
+        self._waiting: deque[Iterator[Sequence[Buffer]]] = deque()
+        self._refused: Sequence[Buffer] | None = None
+        """A message that the socket did not take; it goes first."""
+        self._syncing = False
         self._instruments = SessionInstruments(session)
 
+    @property
+    def ready(self) -> bool:
+        """Whether everything has gone to the publisher; tries to send what has not."""
+        while (message := self._next()) is not None:
+            try:
+                self._socket.send_multipart(message, zmq.DONTWAIT, copy=False)
+            except zmq.Again:
+                self._refused = message
+                return False
+        return True
+
+    def flush(self, seconds: float) -> None:
+        """Wait until everything has gone, but no longer than that."""
+        until = time.monotonic() + seconds
+        while not self.ready and (left := until - time.monotonic()) > 0:
+            self._socket.poll(int(1e3 * left) + 1, zmq.POLLOUT)
+
     def updates(self, updates: Sequence[Update]) -> None:
-        for update in updates:
-            self.seq += 1
-            self.send(self._encode(update))
+        first, pieces = self.seq + 1, list(_in_pieces(updates))
+        self.seq += len(pieces)
+        self._queue(self._encode(update, first + place) for place, update in enumerate(pieces))
 
     def keyframes(self, added: Sequence[Keyframe]) -> None:
-        for start in range(0, len(added), _KEYFRAMES_AT_ONCE):
-            some = added[start : start + _KEYFRAMES_AT_ONCE]
-            entries = [
-                KeyframeEntry(
-                    seq=frame.seq,
-                    stamp_ns=frame.stamp_ns,
-                    camera=frame.camera,
-                    chunk=frame.chunk,
-                    c2w=_flat(frame.c2w),
-                )
-                for frame in some
-            ]
-            self.send(encode(Keyframes(add=entries), *[frame.thumbnail for frame in some]))
+        self._queue(_described(added))
 
     def keyframes_moved(self, poses: Mapping[int, Float64]) -> None:
-        self.send(encode(KeyframesMoved(c2w=[(s, _flat(pose)) for s, pose in poses.items()])))
+        moved = [(seq, _flat(pose)) for seq, pose in poses.items()]
+        for start in range(0, len(moved), ENTRIES_PER_MESSAGE):
+            self.send(encode(KeyframesMoved(c2w=moved[start : start + ENTRIES_PER_MESSAGE])))
 
     def took(self, stage: str, seconds: float) -> None:
         self._instruments.took(stage, seconds)
@@ -74,7 +91,9 @@ class SocketOutbox(Outbox):
         self._instruments.latency(seconds)
 
     def hello(self) -> None:
-        self.send(encode(SessionHello(session=self._session, epoch=self.epoch, seq=self.seq)))
+        """Where the session stands; said again soon, so that it need not wait behind others."""
+        if self.ready:
+            self.send(encode(SessionHello(session=self._session, epoch=self.epoch, seq=self.seq)))
 
     def status(self, status: SessionStatus, counts: Counts, state: str) -> None:
         """Figures of the session; whatever is not done yet waits in the ingest."""
@@ -99,10 +118,13 @@ class SocketOutbox(Outbox):
             durable=counts.durable,
             model=status.model,
         )
-        self.send(encode(header))
+        if self.ready:
+            # Figures that come late are of no use.
+            self.send(encode(header))
 
     def begin(self, epoch: int) -> None:
         """A new epoch: whoever listens forgets everything."""
+        self._forget()
         self.epoch, self.seq = epoch, 0
         self.hello()
         self.updates([ResetUpdate()])
@@ -114,42 +136,99 @@ class SocketOutbox(Outbox):
 
     def everything(self, engine: Engine) -> None:
         """Key frames and chunks whole, for a publisher that lost them."""
+        if self._syncing:
+            return
         self.hello()
-        self.send(encode(SyncBegin(seq=self.seq)))
-        self.keyframes(list(engine.keyframes.values()))
-        updates = engine.map.snapshot()
-        for update in updates:
-            assert isinstance(update, ChunkUpdate), "a snapshot for nobody's `have` holds chunks"
-            self.send(self._encode(update))
-        self.send(encode(SyncEnd(seq=self.seq, chunks=len(updates))))
+        self._syncing = True
+        self._queue(self._sync(list(engine.keyframes.values()), engine.map.snapshot(), self.seq))
 
     def send(self, message: Sequence[Buffer]) -> None:
-        try:
-            self._socket.send_multipart(message, zmq.DONTWAIT, copy=False)
-        except zmq.Again:
-            # The publisher is away or far behind; it sees the gap and asks for everything.
-            log.debug("the publisher takes nothing at the moment")
+        """One message, behind those that wait."""
+        self._queue([message])
 
-    def _encode(self, update: Update) -> Sequence[Buffer]:
-        return encode_update(update, session=self._session, epoch=self.epoch, seq=self.seq)
+    def _sync(
+        self, keyframes: Sequence[Keyframe], updates: Sequence[Update], seq: int
+    ) -> Iterator[Sequence[Buffer]]:
+        yield encode(SyncBegin(seq=seq))
+        yield from _described(keyframes)
+        for update in updates:
+            assert isinstance(update, ChunkUpdate), "a snapshot for nobody's `have` holds chunks"
+            yield self._encode(update, seq)
+        self._syncing = False
+        yield encode(SyncEnd(seq=seq, chunks=len(updates)))
+
+    def _queue(self, messages: Iterable[Sequence[Buffer]]) -> None:
+        if len(self._waiting) >= _MOST_WAITING:
+            # A publisher that is away for so long is told everything when it is back: it sees a
+            # number that is missing, and asks.
+            log.warning("the publisher takes nothing: it will be told everything later")
+            self._forget()
+            self.seq += 1
+        self._waiting.append(iter(messages))
+        # Sends what can be.
+        _ = self.ready
+
+    def _next(self) -> Sequence[Buffer] | None:
+        message, self._refused = self._refused, None
+        while message is None and self._waiting:
+            message = next(self._waiting[0], None)
+            if message is None:
+                self._waiting.popleft()
+        return message
+
+    def _forget(self) -> None:
+        self._waiting.clear()
+        self._refused, self._syncing = None, False
+
+    def _encode(self, update: Update, seq: int) -> Sequence[Buffer]:
+        return encode_update(update, session=self._session, epoch=self.epoch, seq=seq)
+
+
+def _in_pieces(updates: Iterable[Update]) -> Iterator[Update]:
+    """A header has its limit."""
+    for update in updates:
+        if isinstance(update, MoveUpdate):
+            for start in range(0, len(update.moves), ENTRIES_PER_MESSAGE):
+                yield MoveUpdate(update.moves[start : start + ENTRIES_PER_MESSAGE])
+        elif isinstance(update, DropUpdate):
+            for start in range(0, len(update.chunks), ENTRIES_PER_MESSAGE):
+                yield DropUpdate(update.chunks[start : start + ENTRIES_PER_MESSAGE])
+        else:
+            yield update
+
+
+def _described(keyframes: Sequence[Keyframe]) -> Iterator[Sequence[Buffer]]:
+    for start in range(0, len(keyframes), _KEYFRAMES_AT_ONCE):
+        some = keyframes[start : start + _KEYFRAMES_AT_ONCE]
+        entries = [
+            KeyframeEntry(
+                seq=frame.seq,
+                stamp_ns=frame.stamp_ns,
+                camera=frame.camera,
+                chunk=frame.chunk,
+                c2w=_flat(frame.c2w),
+            )
+            for frame in some
+        ]
+        yield encode(Keyframes(add=entries), *[frame.thumbnail for frame in some])
 
 
 def publish_socket(
     context: zmq.Context[zmq.Socket[bytes]], run_dir: Path, session: str
 ) -> zmq.Socket[bytes]:
     """A session's socket to the publisher of the daemon that owns `run_dir`."""
-    return dealer(context, f"ipc://{run_dir}/publish", session)
+    return dealer(context, f"ipc://{run_dir}/publish", session, hwm=PUBLISH_HWM)
 
 
 def dealer(
-    context: zmq.Context[zmq.Socket[bytes]], address: str, session: str
+    context: zmq.Context[zmq.Socket[bytes]], address: str, session: str, *, hwm: int = 4000
 ) -> zmq.Socket[bytes]:
     """A session's socket to one of the daemon's processes: it has the session's name."""
     socket = context.socket(zmq.DEALER)
     socket.setsockopt(zmq.IDENTITY, session.encode())
     socket.setsockopt(zmq.LINGER, 200)
-    socket.setsockopt(zmq.SNDHWM, 4000)
-    socket.setsockopt(zmq.RCVHWM, 4000)
+    socket.setsockopt(zmq.SNDHWM, hwm)
+    socket.setsockopt(zmq.RCVHWM, hwm)
     socket.connect(address)
     return socket
 

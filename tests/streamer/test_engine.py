@@ -522,12 +522,14 @@ def drifted(frames: list[Frame], degrees: float, metres: float, *, at_once: bool
     return found
 
 
-@pytest.mark.parametrize(("degrees", "metres", "at_once"), [(1.0, 0.03, False), (10.0, 0.5, True)])
+@pytest.mark.parametrize(
+    ("degrees", "metres", "at_once", "loss_db"), [(1.0, 0.03, False, 2.0), (10.0, 0.5, True, 0.7)]
+)
 def test_a_corrected_drift_renders_as_if_the_poses_had_been_right(
-    degrees: float, metres: float, at_once: bool
+    degrees: float, metres: float, at_once: bool, loss_db: float
 ) -> None:
-    """Seen from the true cameras, after as much refinement. Where the poses were wrong the matching
-    saw less, and that stays."""
+    """Seen from the true cameras, after as much refinement. Where neighbours were wrong among
+    themselves the matching saw less, and that stays."""
     frames = office(0, 24)
     cameras = {frame.seq: frame.c2w for frame in frames}
     wrong = drifted(frames, degrees, metres, at_once=at_once)
@@ -542,10 +544,10 @@ def test_a_corrected_drift_renders_as_if_the_poses_had_been_right(
                 assert np.allclose(engine.map.chunks[chunk].T_world_chunk, cameras[seq], atol=1e-6)
             for seq, view in engine.refiner.views.items():
                 assert np.allclose(view.c2w, cameras[seq], atol=1e-6)
-        refine(engine, 40)
+        refine(engine, 80)
         engine.publish()
         quality[name] = mean_psnr(reader.mirror, frames, cameras)
         assert_sound(engine, reader)
         engine.close()
-    assert quality["corrected"] > quality["right"] - 1.0
+    assert quality["corrected"] > quality["right"] - loss_db
     assert quality["corrected"] > quality["wrong"] + 2.0
