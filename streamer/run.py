@@ -181,7 +181,8 @@ def run_capture(
     """Feed all frames to the engine, refining between and after them, until the time is up.
 
     Without a time limit frames follow each other at once, and the end is when the map has settled.
-    At a rate a batch waits for its last frame, and for nothing else: a slow engine falls behind.
+    At a rate a batch waits for its last frame, and for nothing else: an engine that falls behind
+    is told how many frames wait.
 
     Frames that cannot be read are passed over.
 

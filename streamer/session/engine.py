@@ -107,11 +107,11 @@ class Engine:
 
         Args:
             late: frames that wait already, or were lost, because earlier batches took too long.
-                Key frames lie the farther apart, the more batches that is: a slow machine gets a
-                coarser map and catches up. Not with `refine_steps`, which promises the same map
-                whatever the time.
+                Key frames lie the farther apart, the more whole batches that is: a slow machine
+                gets a coarser map and catches up. Not with `refine_steps`, which promises the same
+                map whatever the time.
         """
-        behind = 0.0 if self.config.refine_steps else late / self.config.batch
+        behind = 0 if self.config.refine_steps else late // self.config.batch
         started = time.monotonic_ns()
         if frames and len(self.trajectory) == 0:
             self._begin(frames)
