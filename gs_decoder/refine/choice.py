@@ -20,8 +20,9 @@ def choose_views(
     """The `count` views of the greatest need: steps waited x error x novelty x chance.
 
     So views take turns, and a view's share of the turns grows with its error and while it is new.
-    Against drawing them, with a tenth kept for recent ones, this brought 0.5 dB after 300 and after
-    700 steps, on `hololens_office` and on `skull` (160 pixels); nearly all of that is the turns.
+    Against drawing them, with 300 and 700 steps: 0.3 and 0.5 dB on `hololens_office`, 0.4 and 0.05
+    on `skull`, 0.03 and 0.2 on `brighton_drone` (benchmarks/results/refinement.json). Nearly all of
+    that is the turns; the error's part is for streams, where old views are done and new ones not.
 
     Args:
         step: number of the step to come.
