@@ -174,7 +174,7 @@ def measure(options: argparse.Namespace) -> Report:
     frames: Frames = capture.frames[: options.frames]
     report = Report({"streams": []})
     for number in range(options.seeds):
-        for curve in (False, True):
+        for curve in (True,) if options.with_keys else (False, True):
             with tempfile.TemporaryDirectory(prefix="splatstream-chaos-") as name:
                 seed = options.seed + number
                 one = stream(Path(name), capture, frames, options, seed, curve=curve)
@@ -190,6 +190,7 @@ def main() -> None:
     made.add_argument("--frames", type=int, default=120)
     made.add_argument("--rate", type=float, default=6.0, help="frames a second")
     made.add_argument("--seeds", type=int, default=3)
+    made.add_argument("--with-keys", action="store_true", help="not in the clear as well")
     made.add_argument("--cut-after", type=float, default=4.0, help="mean life of a connection, s")
     made.add_argument("--stall", type=float, default=2.0, help="longest, s")
     options = made.parse_args()

@@ -239,6 +239,7 @@ def running_ingest(
     journal: bool = True,
     session_idle_s: float = 0.0,
     segment_mb: int = 64,
+    long_side: int = 64,
     command: Sequence[str] = (),
     **queue: Any,
 ) -> Iterator[IngestHarness]:
@@ -253,7 +254,7 @@ def running_ingest(
             "journal": {"enabled": journal, "segment_mb": segment_mb},
             "ingest_queue": queue,
             "keys": None if keys is None else str(keys),
-            "session": {"long_side": 64},
+            "session": {"long_side": long_side},
         }
     )
     harness = IngestHarness(run_dir, config)

@@ -1,0 +1,139 @@
+"""A long stream through a whole daemon: memory, open files and latency over its second half.
+
+    python benchmarks/soak.py ../shared/captures/hololens_office --minutes 60 \
+        --json benchmarks/results/soak.json
+
+Loops the capture, every round in a place of its own (so that map and key frames go on growing to
+their bounds), through one client at `--fps`, lossless, with one subscriber and the live page.
+Prints the slope of each process's resident memory with its standard error, the fewest and most open
+files, and the daemon's own latency (p95 over its latest frames) every minute. Exit code 1 where
+frames are lost, open files grow, or the subscriber does not hold the daemon's map at the end; what
+the slopes mean is for the reader.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from chaos import SESSION, Followers, Report, parser, paused_map
+from live_daemon import daemon, requests, wait_until
+from stream import Memory
+
+from streamer.daemon_process import DaemonProcess
+from streamer.load import LoadClient, material, run_load
+from streamer.requests import DaemonSilent, RequestRefused
+from streamer.sources import open_capture
+
+EVERY_S = 5.0
+
+
+class Latency(threading.Thread):
+    """Asks for the session's status now and then."""
+
+    def __init__(self, serving: DaemonProcess) -> None:
+        super().__init__(name="latency", daemon=True)
+        self._serving = serving
+        self._ended = threading.Event()
+        self.p95: list[tuple[float, float]] = []
+        self.splats: list[tuple[float, int]] = []
+
+    def run(self) -> None:
+        with requests(self._serving) as asking:
+            while not self._ended.wait(EVERY_S):
+                with suppress(RequestRefused, DaemonSilent):
+                    status = asking.status(SESSION)
+                    self.splats.append((time.monotonic(), status.splats))
+                    if status.latency_ms is not None:
+                        self.p95.append((time.monotonic(), status.latency_ms.p95))
+
+    def end(self) -> None:
+        """Stop asking."""
+        self._ended.set()
+        self.join()
+
+    def slope(self, first: float, last: float) -> dict[str, Any]:
+        """Of p95 between two times: its mean, and ms a minute with the standard error."""
+        points = np.array([point for point in self.p95 if first <= point[0] <= last])
+        if len(points) < 4:
+            return {}
+        minutes = (points[:, 0] - points[0, 0]) / 60.0
+        (slope, _), covariance = np.polyfit(minutes, points[:, 1], 1, cov=True)
+        return {
+            "mean_ms": round(float(points[:, 1].mean()), 1),
+            "ms_per_minute": round(float(slope), 2),
+            "error": round(float(np.sqrt(covariance[0, 0])), 2),
+        }
+
+
+def measure(options: argparse.Namespace) -> Report:
+    """One stream of so many minutes."""
+    report = Report()
+    what = material(open_capture(options.capture), count=300, long_side=options.long_side)
+    seconds = options.minutes * 60.0
+    with (
+        tempfile.TemporaryDirectory(prefix="splatstream-soak-") as folder,
+        daemon(Path(folder), refine=True, viewer_port=0) as serving,
+        requests(serving) as asking,
+    ):
+        address = serving.addresses["ingest"]
+        followers = Followers(serving, 1)
+        memory, latency = Memory(serving.pid), Latency(serving)
+        memory.start()
+        latency.start()
+        client = LoadClient(address, SESSION, what, fps=options.fps, policy="lossless")
+        began = time.monotonic()
+        run_load([client], seconds=seconds, address=address)
+        ended = began + seconds
+        memory.end()
+        latency.end()
+        result = client.result
+        client.close()
+        wait_until(lambda: asking.status(SESSION).frames_done == result.acked, "all frames", 300)
+        status = asking.status(SESSION)
+        lost = (result.sent - result.acked, status.frames_dropped, sum(result.rejected.values()))
+        report.expect(lost == (0, 0, 0), f"unsettled, dropped, rejected: {lost}")
+        paused_map(serving, followers, report)
+        followers.close()
+        middle = began + seconds / 2
+        report.figures |= {
+            "minutes": options.minutes,
+            "frames": result.acked,
+            "frames_sent_late": result.late,
+            "long_side": options.long_side,
+            "keyframes": status.keyframes,
+            "splats_each_minute": _each_minute(latency.splats, began),
+            "p95_ms_each_minute": _each_minute(latency.p95, began),
+            "latency_p95_second_half": latency.slope(middle, ended),
+            "memory_second_half": memory.slopes(middle, ended),
+        }
+    for name, figures in report.figures["memory_second_half"].items():
+        fewest, most = figures["open_files"]
+        report.expect(most - fewest <= 8, f"open files of {name}: {fewest} to {most}")
+    return report
+
+
+def _each_minute(points: list[tuple[float, Any]], began: float) -> list[float]:
+    by_minute = {int((at - began) // 60): value for at, value in points}
+    return [round(float(by_minute[minute]), 1) for minute in sorted(by_minute)]
+
+
+def main() -> None:
+    made = parser(__doc__)
+    made.add_argument("capture", type=Path)
+    made.add_argument("--minutes", type=float, default=60.0)
+    made.add_argument("--fps", type=float, default=5.0)
+    made.add_argument("--long-side", type=int, default=96, help="of the pictures that are sent")
+    options = made.parse_args()
+    command = f"soak.py --minutes {options.minutes:g} --fps {options.fps:g}"
+    measure(options).finish(f"{command} --long-side {options.long_side}", options.json)
+
+
+if __name__ == "__main__":
+    main()
