@@ -22,7 +22,7 @@ def choose_views(
     So views take turns, and a view's share of the turns grows with its error and while it is new.
     Against drawing them, with 300 and 700 steps: 0.3 and 0.5 dB on `hololens_office`, 0.4 and 0.05
     on `skull`, 0.03 and 0.2 on `brighton_drone` (benchmarks/results/refinement.json). Nearly all of
-    that is the turns; the error's part is for streams, where old views are done and new ones not.
+    that is the turns; what error and novelty bring to a stream was not measured.
 
     Args:
         step: number of the step to come.
