@@ -100,6 +100,8 @@ def test_a_stream_is_counted_and_timed(watched: Watched) -> None:
     assert metrics["splatstream_splats_on_disk{session=counted}"] == 0
     assert metrics["splatstream_frames_total{session=counted}"] == 8
     assert metrics["splatstream_frames_dropped_total{session=counted}"] == 0
+    for reason in ("newer", "memory", "lost"):
+        assert metrics[f"splatstream_drops_total{{reason={reason}}}"] == 0
     assert metrics["splatstream_frames_waiting{session=counted}"] == 0
     assert metrics["splatstream_refusals_total{code=bad_image}"] == 1
     # Eight pictures were decoded; the torn one was found out by its header, or by the decoder.
