@@ -8,6 +8,7 @@ quadtree on the colour error that a cell's mean leaves.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import cv2
@@ -21,6 +22,9 @@ from gs_decoder.splats import Splats
 Float32 = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
+_HALVINGS = 2
+"""Flat surfaces take splats for cells of up to 4x4 pixels."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FusionConfig:
@@ -33,6 +37,10 @@ class FusionConfig:
         color: mean absolute colour difference, 0..1, beyond which the map shows something else.
         confidence: predictions below it say nothing about surfaces; they fill holes, coarsely.
         hole_confidence: the confidence that such fillers are given (their opacity follows).
+        hole_cell: largest side of the cells, of the long side of the view, that coarse fillers
+            stand for: where nothing is known but one picture, detail is learnt by heart.
+        far: how far those are placed, times the 98th percentile of the view's sure depths: too
+            near they hide what others see, too far they are hidden themselves.
         cell_spread: a cell whose depths differ more than this (relative) is split.
         tolerance: smallest sum of squared colour errors at which a cell is split.
     """
@@ -42,6 +50,8 @@ class FusionConfig:
     color: float = 0.12
     confidence: float = 0.55
     hole_confidence: float = 0.2
+    hole_cell: float = 0.1
+    far: float = 2.0
     cell_spread: float = 0.06
     tolerance: float = 0.02
 
@@ -86,6 +96,7 @@ def fuse_view(
     valid: Mask | None = None,
     residuals: Float32 | None = None,
     budget: int,
+    coarse_holes: bool = False,
     config: FusionConfig | None = None,
 ) -> Splats:
     """New splats of a key frame, in its camera's frame; at most `budget`, possibly none.
@@ -93,6 +104,7 @@ def fuse_view(
     Args: as in `unexplained`, and
         fxfycxcy: pixels.
         residuals: (H, W, 7) of a trained network: log scales 3, axis-angle 3, opacity logit 1.
+        coarse_holes: fill holes with splats for cells of `hole_cell`, not of 4x4 pixels.
     """
     config = config or FusionConfig()
     surface, hole = unexplained(color, depth, confidence, rendered, valid, config)
@@ -101,7 +113,10 @@ def fuse_view(
         return Splats.empty()
     trust = np.where(hole, np.float32(config.hole_confidence), confidence)
     levels = [_Level.finest(color, depth, trust, wanted, hole, residuals)]
-    for _ in range(2):
+    halvings = _HALVINGS
+    if coarse_holes:
+        halvings = max(halvings, int(math.log2(max(1.0, config.hole_cell * max(depth.shape)))))
+    for _ in range(halvings):
         levels.append(levels[-1].halved())
     tolerance = config.tolerance
     picked = _pick(levels, tolerance, config)
@@ -216,7 +231,9 @@ def _pick(levels: list[_Level], tolerance: float, config: FusionConfig) -> list[
             free = ~covered.repeat(2, 0).repeat(2, 1)[:height, :width]
         good = (level.share > 0.5) & free
         if level.size > 1:
-            flat = level.farthest - level.nearest < config.cell_spread
+            flat = (level.size <= 2**_HALVINGS) & (
+                level.farthest - level.nearest < config.cell_spread
+            )
             # Fillers know no detail: they stay coarse whatever the colours say.
             good &= (flat & (level.loss < tolerance)) | (level.hole > 0.5)
         picked.append(good)
@@ -226,7 +243,8 @@ def _pick(levels: list[_Level], tolerance: float, config: FusionConfig) -> list[
 
 def _thin(picked: list[Mask], budget: int) -> list[Mask]:
     """Every n-th cell, where even the coarsest choice is over the budget; coarse cells first."""
-    cells = [(level, place) for level in (2, 1, 0) for place in np.flatnonzero(picked[level])]
+    coarse_first = range(len(picked))[::-1]
+    cells = [(level, place) for level in coarse_first for place in np.flatnonzero(picked[level])]
     step = -(-len(cells) // max(1, budget))
     thinned = [np.zeros_like(mask) for mask in picked]
     for level, place in cells[::step]:

@@ -1,6 +1,7 @@
 """Photometric refinement of a splat map between batches."""
 
 from gs_decoder.refine.config import RefineConfig
+from gs_decoder.refine.evidence import EvidenceConfig, Witness, contradicted, doubt_splats
 from gs_decoder.refine.parameters import SplatParameters
 from gs_decoder.refine.refiner import Refiner
 from gs_decoder.refine.resting import (
@@ -18,13 +19,17 @@ from gs_decoder.refine.saved import RefinerState, refiner_state, restore_refiner
 from gs_decoder.refine.views import RefineView
 
 __all__ = [
+    "EvidenceConfig",
     "RefineConfig",
     "RefineView",
     "Refiner",
     "RefinerState",
     "Rows",
     "SplatParameters",
+    "Witness",
     "changed",
+    "contradicted",
+    "doubt_splats",
     "forget_chunks",
     "local_pose",
     "put_back",

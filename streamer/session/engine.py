@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gs_decoder import ChunkMeta, MapConfig, SplatMap, Splats, estimate_background
-from gs_decoder.fusion import fuse_view
+from gs_decoder import MapConfig, SplatMap, Splats, estimate_background
 from gs_decoder.refine import Refiner, local_pose
 from streamer.frames import Frame
 from streamer.session.batching import (
@@ -25,11 +24,11 @@ from streamer.session.batching import (
     in_map_units,
     on_cpu,
     refine_view,
-    splat_residuals,
     thumbnail,
     view_batch,
 )
 from streamer.session.corrections import Moved, PosesOutcome, Trajectory, rigid, scale_of
+from streamer.session.fusing import Fuser
 from streamer.session.keyframe_table import KeyframeTable
 from streamer.session.keyframes import KeyframeSelector
 from streamer.session.outbox import Keyframe, Latencies, Outbox, SessionStatus
@@ -80,6 +79,7 @@ class Engine:
         self.selector = KeyframeSelector(self.config.keyframes)
         self.keyframes = KeyframeTable()
         self.chunk_of_seq: dict[int, int] = {}
+        self.fuser = Fuser(self)
         self.residence = Residence(self, self._spill, self._resident_budget)
         self.scene_depth: float | None = None
         self._published_at = self._collected_at = -math.inf
@@ -193,39 +193,10 @@ class Engine:
                     self._fuse(frame, poses[frame.seq], prediction, place)
 
     def _fuse(self, frame: Frame, pose: Float64, prediction: Prediction, place: int) -> None:
-        height, width = frame.image.shape[:2]
         depth = prediction.depth[place].numpy()
-        confidence = prediction.confidence[place].numpy()
-        color = prediction.color[place].permute(1, 2, 0).contiguous().numpy()
-        confident = confidence > self.config.fusion.confidence
+        confident = prediction.confidence[place].numpy() > self.config.fusion.confidence
         self.scene_depth = float(np.median(depth[confident] if confident.any() else depth))
-        rendered = self.refiner.render(pose, frame.K, width, height)
-        splats = fuse_view(
-            color,
-            depth,
-            confidence,
-            (frame.K[0, 0], frame.K[1, 1], frame.K[0, 2], frame.K[1, 2]),
-            rendered=rendered,
-            valid=frame.valid,
-            residuals=splat_residuals(prediction, place) if self.model.trained else None,
-            budget=self.config.chunk_budget,
-            config=self.config.fusion,
-        )
-        self._make_room(splats.count)
-        T_world_chunk = self.trajectory.pose(frame.seq)
-        meta = ChunkMeta(
-            frame_seq=frame.seq,
-            stamp_ns=frame.stamp_ns,
-            camera=frame.camera,
-            # Depths were predicted in world units, so the chunk has scale 1 in this world.
-            T_world_chunk=rigid(T_world_chunk),
-        )
-        chunk = None
-        if splats.count:
-            chunk = self.map.add(meta, splats)
-            self.chunk_of_seq[frame.seq] = chunk
-            self.residence.add(chunk, splats)
-            self.refiner.add_splats(chunk, splats.transform(local_pose(self.refiner, pose)))
+        chunk = self.fuser.fuse(frame, pose, prediction, place, trained=self.model.trained)
         self.refiner.add_view(refine_view(frame, pose))
         keyframe = Keyframe(
             seq=frame.seq,
@@ -238,7 +209,7 @@ class Engine:
         self.keyframes.add(keyframe)
         self.outbox.keyframes([keyframe])
 
-    def _make_room(self, count: int) -> None:
+    def make_room(self, count: int) -> None:
         """Before `count` splats come: chunks out of sight go to the disk; where that is not enough
         the least of the old splats leave for ever."""
         newest, budget = self._newest(), self._resident_budget
@@ -369,6 +340,7 @@ class Engine:
         growth = moved.growth()
         self.refiner.move_views(cameras, growth)
         self.selector.move(key_cameras)
+        self.fuser.move(key_cameras, growth)
         self.model_state = self.model.move(self.model_state, key_cameras, growth)
         return len(ids)
 

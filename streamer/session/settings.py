@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 
 from gs_decoder.fusion import FusionConfig
-from gs_decoder.refine import RefineConfig
+from gs_decoder.refine import EvidenceConfig, RefineConfig
 from gs_decoder.refine.renderers import NumbaViewRenderer, TorchViewRenderer, ViewRenderer
 from streamer.config import ServeConfig
 from streamer.session.keyframes import KeyframeConfig
@@ -47,6 +47,7 @@ class EngineConfig:
     background: Literal["auto", "black", "white"] = "auto"
     keyframes: KeyframeConfig = field(default_factory=KeyframeConfig)
     fusion: FusionConfig = field(default_factory=FusionConfig)
+    evidence: EvidenceConfig = field(default_factory=EvidenceConfig)
     refine: RefineConfig = field(default_factory=RefineConfig)
 
 
