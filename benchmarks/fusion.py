@@ -32,19 +32,15 @@ from streamer.sources import open_capture
 from ttt_core import default_model
 
 _CAPTURES = {"skull": None, "brighton_drone": None, "hololens_office": 150}
-_BLIND = {"log_odds": 0.0, "cull": 0.0}
 
 
 def variants() -> dict[str, EngineConfig]:
     """What is compared, each with one part taken out."""
     whole = EngineConfig()
-    evidence, fusion = whole.evidence, whole.fusion
-    nobody = replace(evidence, witnesses=0)
+    blind, fusion = replace(whole.evidence, log_odds=0.0, cull=0.0), whole.fusion
     return {
         "as it is": whole,
-        "splats in free space stay": replace(whole, evidence=replace(evidence, **_BLIND)),
-        "new surfaces are not held against others": replace(whole, evidence=nobody),
-        "neither": replace(whole, evidence=replace(nobody, **_BLIND)),
+        "splats in free space stay": replace(whole, evidence=blind),
         "fine fillers": replace(whole, fusion=replace(fusion, hole_cell=0.0)),
         "fillers half as far": replace(whole, fusion=replace(fusion, far=1.0)),
     }

@@ -1,7 +1,7 @@
 """Photometric refinement of a splat map between batches."""
 
 from gs_decoder.refine.config import RefineConfig
-from gs_decoder.refine.evidence import EvidenceConfig, Witness, contradicted, doubt_splats
+from gs_decoder.refine.evidence import EvidenceConfig, doubt_splats
 from gs_decoder.refine.parameters import SplatParameters
 from gs_decoder.refine.refiner import Refiner
 from gs_decoder.refine.resting import (
@@ -26,9 +26,7 @@ __all__ = [
     "RefinerState",
     "Rows",
     "SplatParameters",
-    "Witness",
     "changed",
-    "contradicted",
     "doubt_splats",
     "forget_chunks",
     "local_pose",

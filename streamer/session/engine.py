@@ -28,7 +28,7 @@ from streamer.session.batching import (
     view_batch,
 )
 from streamer.session.corrections import Moved, PosesOutcome, Trajectory, rigid, scale_of
-from streamer.session.fusing import Fuser
+from streamer.session.fusing import fuse_keyframe
 from streamer.session.keyframe_table import KeyframeTable
 from streamer.session.keyframes import KeyframeSelector
 from streamer.session.outbox import Keyframe, Latencies, Outbox, SessionStatus
@@ -79,7 +79,6 @@ class Engine:
         self.selector = KeyframeSelector(self.config.keyframes)
         self.keyframes = KeyframeTable()
         self.chunk_of_seq: dict[int, int] = {}
-        self.fuser = Fuser(self)
         self.residence = Residence(self, self._spill, self._resident_budget)
         self.scene_depth: float | None = None
         self._published_at = self._collected_at = -math.inf
@@ -196,7 +195,7 @@ class Engine:
         depth = prediction.depth[place].numpy()
         confident = prediction.confidence[place].numpy() > self.config.fusion.confidence
         self.scene_depth = float(np.median(depth[confident] if confident.any() else depth))
-        chunk = self.fuser.fuse(frame, pose, prediction, place, trained=self.model.trained)
+        chunk = fuse_keyframe(self, frame, pose, prediction, place, trained=self.model.trained)
         self.refiner.add_view(refine_view(frame, pose))
         keyframe = Keyframe(
             seq=frame.seq,
@@ -340,7 +339,6 @@ class Engine:
         growth = moved.growth()
         self.refiner.move_views(cameras, growth)
         self.selector.move(key_cameras)
-        self.fuser.move(key_cameras, growth)
         self.model_state = self.model.move(self.model_state, key_cameras, growth)
         return len(ids)
 

@@ -14,7 +14,6 @@ from streamer.frames import Frame
 from streamer.session.batching import in_map_units, refine_view
 from streamer.session.corrections import Trajectory, TrajectoryState, rigid, scale_of
 from streamer.session.engine import Engine
-from streamer.session.fusing_state import FuserState
 from streamer.session.outbox import Keyframe
 from streamer.session.spilled_state import ResidenceState
 from ttt_core.stream_model import CarriedState
@@ -42,7 +41,6 @@ class EngineState:
     trajectory: TrajectoryState
     refiner: RefinerState
     residence: ResidenceState
-    fuser: FuserState
 
 
 def engine_state(engine: Engine) -> EngineState:
@@ -58,7 +56,6 @@ def engine_state(engine: Engine) -> EngineState:
         trajectory=engine.trajectory.state(),
         refiner=refiner_state(engine.refiner),
         residence=engine.residence.state(),
-        fuser=engine.fuser.state(),
     )
 
 
@@ -83,7 +80,6 @@ def restore_engine(engine: Engine, state: EngineState, frames: Mapping[int, Fram
         if keyframe.seq in chunks:
             engine.chunk_of_seq[keyframe.seq] = chunks[keyframe.seq]
     engine.residence.restore(state.residence)
-    engine.fuser.restore(state.fuser)
     engine.map.restore(state.chunks, state.next_chunk)
     views = {}
     for seq, frame in frames.items():

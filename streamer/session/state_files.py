@@ -25,7 +25,6 @@ from streamer.journal.journal import program_version
 from streamer.session.corrections import TrajectoryState
 from streamer.session.engine_state import EngineState
 from streamer.session.folder import SessionFolderError, write_aside
-from streamer.session.fusing_state import fuser_arrays, fuser_state
 from streamer.session.outbox import Keyframe
 from streamer.session.spill_files import SPILLED
 from streamer.session.spilled_state import (
@@ -39,13 +38,12 @@ from ttt_core.errors import StateMismatchError
 from ttt_core.state import write_tensors
 from ttt_core.stream_model import StreamModel, load_carried_state
 
-FORMAT = 5
+FORMAT = 4
 CURSOR = "cursor.json"
 WEIGHTS = "fast_weights.safetensors"
 CHUNKS = "chunks.safetensors"
 REFINER = "refiner.safetensors"
 FRAMES = "frames.safetensors"
-FUSING = "fusing.safetensors"
 RESIDENCE = "residence.safetensors"
 _FIELDS = ("means", "quats_wxyz", "scales", "opacities", "sh")
 _AT_ONCE = 1 << 20
@@ -85,8 +83,7 @@ def write_state(state: EngineState, cursor: Cursor, folder: Path) -> None:
     save_file(dict(state.refiner.arrays), folder / REFINER)
     save_file(_frames(state), folder / FRAMES)
     save_file(residence_arrays(state.residence), folder / RESIDENCE)
-    save_file(fuser_arrays(state.fuser), folder / FUSING)
-    names = (WEIGHTS, CHUNKS, REFINER, FRAMES, RESIDENCE, FUSING)
+    names = (WEIGHTS, CHUNKS, REFINER, FRAMES, RESIDENCE)
     header = {
         "format": FORMAT,
         "version": program_version(),
@@ -161,7 +158,6 @@ def read_state(path: Path, model: StreamModel[Any]) -> EngineState:
             ),
             refiner=RefinerState(load_file(path / REFINER), header["refiner"]),
             residence=residence,
-            fuser=fuser_state(load_file(path / FUSING)),
         )
     except _WRONG as error:
         raise _damaged(path, error) from None

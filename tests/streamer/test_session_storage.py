@@ -30,6 +30,7 @@ from streamer.session.folder import (
     states,
 )
 from streamer.session.state_files import (
+    FORMAT,
     Cursor,
     StateDamaged,
     StateVersion,
@@ -292,11 +293,11 @@ def test_a_cursor_that_is_none_is_named(tmp_path: Path, engine: Engine) -> None:
     path = save(engine, tmp_path)
     cursor = path / "cursor.json"
     whole = cursor.read_text()
-    for content in (whole[: len(whole) // 2], "", "[]", "{}", '{"format": 3}'):
+    for content in (whole[: len(whole) // 2], "", "[]", "{}", f'{{"format": {FORMAT}}}'):
         cursor.write_text(content)
         with pytest.raises(StateDamaged, match=r"damaged"):
             read_cursor(path)
-    cursor.write_text(whole.replace('"format": 3', '"format": 9'))
+    cursor.write_text(whole.replace(f'"format": {FORMAT}', '"format": 9'))
     with pytest.raises(StateVersion, match="format 9"):
         read_state(path, engine.model)
     set_aside(path)
