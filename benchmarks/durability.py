@@ -29,6 +29,9 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+# A forked child has none of its parent's threads, and would wait for those of a parallel loop.
+os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
+
 from chaos import ROOT, Report, parser
 
 sys.path += [str(ROOT / "tests"), str(ROOT / "tests" / "streamer")]

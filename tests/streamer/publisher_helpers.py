@@ -34,11 +34,11 @@ from streamer.publisher.server import Publisher
 LIMIT_S = 30.0
 
 
-def wait_for(condition: Callable[[], object], what: str) -> None:
-    """Until ``condition()``, or fail after :data:`LIMIT_S`."""
-    deadline = time.monotonic() + LIMIT_S
+def wait_for(condition: Callable[[], object], what: str, limit_s: float = LIMIT_S) -> None:
+    """Until ``condition()``, or fail after ``limit_s``."""
+    deadline = time.monotonic() + limit_s
     while not condition():
-        assert time.monotonic() < deadline, f"waited {LIMIT_S} s for: {what}"
+        assert time.monotonic() < deadline, f"waited {limit_s} s for: {what}"
         time.sleep(0.005)
 
 

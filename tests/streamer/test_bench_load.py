@@ -109,7 +109,7 @@ def test_no_room_and_nobody_there_are_named(ingest: IngestHarness, what: Materia
         greeted(ingest, client)
         take(ingest, client, 1)
     third = LoadClient(ingest.address, "s-2", what, fps=5.0, policy="live")
-    with pytest.raises(SessionBusyError, match="max_sessions"):
+    with pytest.raises(SessionBusyError, match="max-sessions"):
         run_load([third], seconds=1.0, address=ingest.address)
     for client in [*clients, third]:
         client.close()

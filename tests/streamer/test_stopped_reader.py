@@ -89,7 +89,8 @@ def daemon(folder: Path) -> Iterator[tuple[DaemonProcess, int, Path]]:
 
 def wait_for_all(readers: Sequence[Reader], seq: int) -> None:
     """Until every one of them has everything up to `seq`."""
-    wait_for(lambda: all(reader.seq == seq for reader in readers), f"everybody at {seq}")
+    # Five interpreters begin at once.
+    wait_for(lambda: all(reader.seq == seq for reader in readers), f"everybody at {seq}", 120.0)
 
 
 def megabytes(pid: int) -> float:

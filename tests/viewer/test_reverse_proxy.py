@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 import re
 import shutil
 import socket
@@ -47,8 +48,10 @@ def recipe(folder: Path, port: int, page_port: int) -> str:
         server = server.replace(printed, here)
     kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     paths = "\n".join(f"{kind}_temp_path {folder}/{kind};" for kind in kinds)
+    # Where root starts it, workers would be a user who may not read here.
+    user = "user root; " if os.geteuid() == 0 else ""
     return (
-        f"daemon off; worker_processes 1; pid {folder}/pid; error_log {folder}/error.log;\n"
+        f"{user}daemon off; worker_processes 1; pid {folder}/pid; error_log {folder}/error.log;\n"
         f"events {{}}\nhttp {{\naccess_log off;\n{paths}\n{server}}}\n"
     )
 
@@ -64,9 +67,6 @@ def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     certificate += ["-keyout", str(folder / "map.key"), "-out", str(folder / "map.pem")]
     subprocess.run(certificate, check=True, capture_output=True)
     (folder / "map.htpasswd").write_text("ada:{PLAIN}secret\n")
-    # Where root starts it, workers are another user.
-    for path in (folder, *folder.parents[:2], folder / "map.htpasswd"):
-        path.chmod(path.stat().st_mode | 0o055)
     page = open_page("127.0.0.1", 0, TOKEN)
     (folder / "nginx.conf").write_text(recipe(folder, port, page.get_port()))
     nginx = subprocess.Popen(
