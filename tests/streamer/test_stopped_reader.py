@@ -13,11 +13,10 @@ from pathlib import Path
 
 from map_strategies import random_similarity, random_splats
 from publisher_helpers import LIMIT_S, Feed, serving, wait_for
+from publisher_process import PublisherProcess
 from reader_process import digest
 
-from streamer.config import PublisherConfig, ServeConfig, ViewerConfig
-from streamer.daemon_process import DaemonProcess
-from streamer.process_stats import daemon_processes, process_stats
+from streamer.process_stats import process_stats
 
 HWM = 16
 CHUNKS = 10
@@ -30,10 +29,10 @@ PUBLISHED = 100
 class Reader:
     """A subscriber in a process of its own, and what it says."""
 
-    def __init__(self, addresses: dict[str, str], session: str) -> None:
+    def __init__(self, publisher: PublisherProcess, session: str) -> None:
         script = Path(__file__).with_name("reader_process.py")
         self.process = subprocess.Popen(
-            [sys.executable, str(script), addresses["updates"], addresses["requests"], session],
+            [sys.executable, str(script), publisher.updates, publisher.requests, session],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -70,21 +69,14 @@ class Reader:
 
 
 @contextmanager
-def daemon(folder: Path) -> Iterator[tuple[DaemonProcess, int, Path]]:
-    """A daemon, its publisher's process, and where a session finds that."""
-    config = ServeConfig(
-        ingest="tcp://127.0.0.1:*",
-        updates="tcp://127.0.0.1:*",
-        requests="tcp://127.0.0.1:*",
-        session_dir=folder,
-        viewer=ViewerConfig(enabled=False),
-        publisher=PublisherConfig(updates_hwm=HWM),
-    )
-    with DaemonProcess(config) as process:
-        names = daemon_processes(process.pid).items()
-        (publisher,) = (pid for pid, name in names if name == "publisher")
-        words = Path(f"/proc/{publisher}/cmdline").read_bytes().decode().split("\0")
-        yield process, publisher, Path(words[words.index("--run-dir") + 1])
+def publishing(folder: Path) -> Iterator[PublisherProcess]:
+    """A publisher for any session: one under a supervisor hears those that it has started."""
+    publisher = PublisherProcess(folder, HWM)
+    publisher.start()
+    try:
+        yield publisher
+    finally:
+        publisher.kill()
 
 
 def wait_for_all(readers: Sequence[Reader], seq: int) -> None:
@@ -112,11 +104,11 @@ def change(feed: Feed, number: int) -> None:
 
 def test_one_of_five_stands_still(tmp_path: Path) -> None:
     with ExitStack() as stack:
-        process, publisher, run_dir = stack.enter_context(daemon(tmp_path))
-        feed = Feed(run_dir)
+        publisher = stack.enter_context(publishing(tmp_path))
+        feed = Feed(tmp_path)
         stack.callback(feed.close)
         stack.enter_context(serving(feed))
-        readers = [Reader(process.addresses, feed.name) for _ in range(5)]
+        readers = [Reader(publisher, feed.name) for _ in range(5)]
         for reader in readers:
             stack.callback(reader.kill)
         for seed in range(CHUNKS):
@@ -125,13 +117,13 @@ def test_one_of_five_stands_still(tmp_path: Path) -> None:
         joined = [reader.news[-1]["snapshots"] for reader in readers]
         stopped, *others = readers
         stopped.process.send_signal(signal.SIGSTOP)
-        before, came = megabytes(publisher), [len(reader.news) for reader in others]
+        before, came = megabytes(publisher.pid), [len(reader.news) for reader in others]
         heaviest = 0.0
         for number in range(PUBLISHED):
             change(feed, number)
             # Whoever reads has every update before the next one is made: no delay adds up.
             wait_for_all(others, feed.seq)
-            heaviest = max(heaviest, megabytes(publisher))
+            heaviest = max(heaviest, megabytes(publisher.pid))
         # Nobody else missed anything.
         for reader, first, snapshots in zip(others, came, joined[1:]):
             assert [news["seq"] for news in reader.news[first:]] == list(

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 import zmq
-from viewer_daemon import PublisherProcess, SessionVoice
+from publisher_process import PublisherProcess
+from viewer_daemon import SessionVoice
 
 from gs_decoder import ChunkMeta, SplatMap, Splats
 from viewer.commands import Commands

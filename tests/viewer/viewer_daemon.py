@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,42 +24,6 @@ from streamer.protocol.links import (
 from streamer.protocol.requests import KeyframeEntry
 from streamer.protocol.update_headers import LatencyMs, StatusHeader
 from streamer.protocol.updates import encode_update
-
-PUBLISHER = """
-import signal, sys
-from pathlib import Path
-from streamer.config import PublisherConfig
-from streamer.publisher.server import Publisher
-stopped = []
-signal.signal(signal.SIGTERM, lambda *_: stopped.append(True))
-publisher = Publisher(Path(sys.argv[1]), sys.argv[2], sys.argv[3], PublisherConfig())
-print(publisher.addresses["updates"], publisher.addresses["requests"], flush=True)
-publisher.run(lambda: bool(stopped))
-publisher.close()
-"""
-
-
-class PublisherProcess:
-    """The daemon's publisher, in a process of its own; `start` again takes the same addresses."""
-
-    def __init__(self, run_dir: Path) -> None:
-        self.run_dir = run_dir
-        self.updates = self.requests = "tcp://127.0.0.1:*"
-        self._process: subprocess.Popen[str] | None = None
-
-    def start(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", PUBLISHER, str(self.run_dir), self.updates, self.requests],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert self._process.stdout is not None
-        self.updates, self.requests = self._process.stdout.readline().split()
-
-    def kill(self) -> None:
-        assert self._process is not None
-        self._process.kill()
-        self._process.communicate(timeout=10)
 
 
 class SessionVoice:

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from playwright.sync_api import Browser
+from publisher_process import PublisherProcess
 from viewer_browser import chromium
-from viewer_daemon import PublisherProcess, SessionVoice
+from viewer_daemon import SessionVoice
 
 MAX_SPLATS = 6_000
 
