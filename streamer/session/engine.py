@@ -143,6 +143,9 @@ class Engine:
             for _ in range(self.config.refine_steps):
                 self.refine()
             self.publish()
+        elif not self.config.refine_enabled:
+            # Nobody else will publish what became of old chunks, of which fusion doubts some.
+            self.publish()
 
     def _begin(self, frames: Sequence[Frame]) -> None:
         """What the first frames of a stream decide: the map's origin and its background."""

@@ -252,6 +252,8 @@ class SessionProcess:
         try:
             match control.op:
                 case "pause":
+                    # What readers have then is the map as it is.
+                    self.engine.publish()
                     self.engine.paused = True
                 case "resume":
                     self.engine.paused = False

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import zmq
 from journal_helpers import mixed
-from publisher_helpers import LIMIT_S, Feed, running_publisher, serving, wait_for
+from publisher_helpers import LIMIT_S, Feed, repeating, running_publisher, serving, wait_for
 
 from streamer.control import CONTROL, control_identity, ipc_address
 from streamer.journal import Journal
@@ -142,8 +142,8 @@ def test_an_end_is_told_and_a_reader_brings_the_session_back(
         again.perform(("add", 1, 40))
         again.perform(("add", 2, 30))
         supervisor.say(SessionStarted(session="hall"))
-        again.hello()
-        with serving(again):
+        # A session says it again and again: the supervisor's word may come later than its own.
+        with serving(again), repeating(again.hello, 0.1):
             requests.wake("hall")
             wait_for(lambda: (reader.poll(0.05), reader.mirror.count == 70)[1], "what is new")
         assert reader.epoch == 1

@@ -116,7 +116,7 @@ class Walk(RuleBasedStateMachine):
                 "sh": np.zeros((SPLATS, 1, 3), np.float32),
             }
         )
-        engine._make_room(SPLATS)
+        engine.make_room(SPLATS)
         meta = ChunkMeta(frame_seq=seq, stamp_ns=seq, camera="front", T_world_chunk=T)
         chunk = engine.map.add(meta, splats)
         engine.chunk_of_seq[seq] = chunk

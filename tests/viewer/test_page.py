@@ -217,8 +217,9 @@ def test_the_watch_sees_what_new_nodes_do(stack: Stack) -> None:
         page.wait_for_timeout(1000 * seconds)
 
     try:
-        add_node(0)
+        # Before there is anything to draw: a picture may be drawn once only.
         watch(page)
+        add_node(0)
         until(lambda: (drawn(page)[-1:] > 0.5).any(), "splats", 40.0, pump)
         begin = pictures(page)
         for number in range(1, 6):
