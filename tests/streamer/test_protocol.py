@@ -144,6 +144,7 @@ HEADERS: dict[type[Header], st.SearchStrategy[Any]] = {
         epoch=UINT,
         next_seq=UINT,
         want=UINT,
+        batch=UINT,
         done=UINT,
         busy=st.booleans(),
     ),

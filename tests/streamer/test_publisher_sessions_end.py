@@ -142,8 +142,13 @@ def test_an_end_is_told_and_a_reader_brings_the_session_back(
         again.perform(("add", 1, 40))
         again.perform(("add", 2, 30))
         supervisor.say(SessionStarted(session="hall"))
-        # A session says it again and again: the supervisor's word may come later than its own.
-        with serving(again), repeating(again.hello, 0.1):
+
+        def says_again_and_again() -> None:
+            # The supervisor's word may come later than a session's own.
+            again.hello()
+            again.say_status(frames_in=9, state="idle")
+
+        with serving(again), repeating(says_again_and_again, 0.1):
             requests.wake("hall")
             wait_for(lambda: (reader.poll(0.05), reader.mirror.count == 70)[1], "what is new")
         assert reader.epoch == 1
