@@ -58,13 +58,24 @@ class RunPlan:
         """Seconds until which the time after `taken` frames is refinement's."""
         if self.rate > 0.0:
             return min(taken + batch, max(taken, len(self.given))) / self.rate
-        aim = self.time_limit if self.aim is None else self.aim
+        aim = self._first_aim
         # New frames are fused into what refinement made of the old ones: spread it over them.
         return _STREAM_SHARE * aim * taken / len(self.given) if math.isfinite(aim) else 0.0
 
     def waiting(self, elapsed: float, taken: int) -> int:
-        """Frames that have arrived at the rate and are not taken yet; 0 where none arrive."""
-        return max(0, min(int(self.rate * elapsed), len(self.given)) - taken)
+        """Frames that should have been taken and are not: those that have arrived at the rate, or
+        those that the time would be over for; 0 where there is neither rate nor limit."""
+        return max(0, min(int(self._due(elapsed)), len(self.given)) - taken)
+
+    def _due(self, elapsed: float) -> float:
+        """Frames whose time has come."""
+        if self.rate > 0.0:
+            return self.rate * elapsed
+        return elapsed / (_STREAM_SHARE * self._first_aim) * len(self.given)
+
+    @property
+    def _first_aim(self) -> float:
+        return self.time_limit if self.aim is None else self.aim
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,9 @@ from streamer.run import RunPlan
 from streamer.sources import open_capture
 
 
-def plan(rate: float, frames: int = 16, folder: Path = CAPTURE) -> RunPlan:
+def plan(
+    rate: float, frames: int = 16, folder: Path = CAPTURE, time_limit: float = math.inf
+) -> RunPlan:
     capture = open_capture(folder)
     return RunPlan(
         capture=capture,
@@ -22,7 +24,7 @@ def plan(rate: float, frames: int = 16, folder: Path = CAPTURE) -> RunPlan:
         kept=(),
         long_side=64,
         with_depth=False,
-        time_limit=math.inf,
+        time_limit=time_limit,
         rate=rate,
     )
 
@@ -45,5 +47,15 @@ def test_frames_wait_that_have_come_and_are_not_taken(
     assert STREAM.waiting(elapsed + 1e-6, taken) == waiting
 
 
-def test_without_a_rate_nothing_comes_and_nothing_waits() -> None:
+def test_without_a_rate_or_a_limit_nothing_waits() -> None:
     assert plan(rate=0.0).waiting(1e6, 0) == 0
+
+
+@given(st.integers(0, 16))
+def test_a_limit_leaves_time_for_refinement(taken: int) -> None:
+    limited = plan(rate=0.0, time_limit=10.0)
+    due = limited.next_batch_at(taken, 4)
+    assert limited.waiting(due + 1e-6, taken) == 0
+    # Six of the ten seconds are the frames': half of them late by half of the frames.
+    assert limited.waiting(due + 3.0 + 1e-6, taken) == min(8, 16 - taken)
+    assert limited.waiting(10.0, taken) == 16 - taken
