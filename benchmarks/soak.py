@@ -1,7 +1,7 @@
 """A long stream through a whole daemon: memory, open files and latency over its second half.
 
-    python benchmarks/soak.py ../shared/captures/hololens_office --minutes 60 \
-        --json benchmarks/results/soak.json
+    python benchmarks/soak.py ../shared/captures/hololens_office --minutes 60 --fps 2.8 \
+        --long-side 64 --steps 4 --json benchmarks/results/soak.json
 
 Loops the capture, every round in a place of its own (so that map and key frames go on growing to
 their bounds), through one client at `--fps`, lossless, with one subscriber and the live page.
@@ -79,7 +79,13 @@ def measure(options: argparse.Namespace) -> Report:
     seconds = options.minutes * 60.0
     with (
         tempfile.TemporaryDirectory(prefix="splatstream-soak-") as folder,
-        daemon(Path(folder), refine=True, viewer_port=0) as serving,
+        daemon(
+            Path(folder),
+            refine=True,
+            refine_steps=options.steps,
+            budgets={"map_budget": options.map_budget, "resident_budget": options.resident_budget},
+            viewer_port=0,
+        ) as serving,
         requests(serving) as asking,
     ):
         address = serving.addresses["ingest"]
@@ -130,9 +136,17 @@ def main() -> None:
     made.add_argument("--minutes", type=float, default=60.0)
     made.add_argument("--fps", type=float, default=5.0)
     made.add_argument("--long-side", type=int, default=96, help="of the pictures that are sent")
+    made.add_argument(
+        "--map-budget", type=int, default=60_000, help="splats; small, to be full before half-time"
+    )
+    made.add_argument("--resident-budget", type=int, default=20_000, help="of them in memory")
+    made.add_argument(
+        "--steps", type=int, default=0, help="refinement steps after each batch; 0: time permitting"
+    )
     options = made.parse_args()
-    command = f"soak.py --minutes {options.minutes:g} --fps {options.fps:g}"
-    measure(options).finish(f"{command} --long-side {options.long_side}", options.json)
+    given = ("minutes", "fps", "long_side", "map_budget", "resident_budget", "steps")
+    command = " ".join(f"--{name.replace('_', '-')} {getattr(options, name):g}" for name in given)
+    measure(options).finish(f"soak.py {command}", options.json)
 
 
 if __name__ == "__main__":
