@@ -1,6 +1,8 @@
 """A session's map as a file, asked of a running daemon.
 
-The address is the daemon's updates or requests address.
+The address is the daemon's updates or requests address. The file holds the published map, chunks
+that rest on the disk among it. Of what a full map has dropped one is told; `splatstream sessions
+export`, on the daemon's machine, writes that too.
 """
 
 from __future__ import annotations
@@ -53,6 +55,7 @@ def run(options: Options) -> int:
         data = requests.export(
             options.session, "mesh" if options.mesh and ending == "ply" else ending
         )
+        status = requests.status(options.session)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     # Read before it is written: a file that does not open helps nobody.
     if ending == "glb":
@@ -68,4 +71,10 @@ def run(options: Options) -> int:
         what = f"{content.splats.count:,} splats"
         write_ply(options.out, content.splats, offset=content.offset)
     console().print(f"{options.out}: {what}, {len(data) / 1e6:.1f} MB")
+    dropped = status.splats_ready + status.splats_on_disk - status.splats
+    if dropped > 0:
+        console().print(
+            f"{dropped:,} more splats, beyond session.map_budget, lie on the daemon's disk alone: "
+            f"splatstream sessions export {options.session} writes them too, after a SAVE"
+        )
     return 0

@@ -124,8 +124,7 @@ def _export(session: StoredSession, out: Path | None) -> int:
 
     if out is None or out.suffix.lower() != ".ply":
         raise SessionsError("where to? Say --out map.ply")
-    from gs_decoder import MapMirror, write_ply
-    from gs_decoder.updates import ChunkUpdate
+    from gs_decoder import to_world, world_origin, write_ply
     from streamer.session.state_files import StateDamaged, read_chunks
 
     damage = ""
@@ -135,14 +134,12 @@ def _export(session: StoredSession, out: Path | None) -> int:
         except StateDamaged as error:
             damage = f"; {error}"
             continue
-        mirror = MapMirror()
-        for chunk in chunks:
-            mirror.apply(ChunkUpdate(chunk))
-        origin = mirror.origin()
+        origin = world_origin(chunks)
+        splats = to_world(chunks, origin=origin)
         out.parent.mkdir(parents=True, exist_ok=True)
-        write_ply(out, mirror.splats_world(origin=origin), offset=origin)
+        write_ply(out, splats, offset=origin)
         console().print(
-            f"{out}: {mirror.count:,} splats, the map after frame {cursor.next_seq - 1}{damage}",
+            f"{out}: {splats.count:,} splats, the map after frame {cursor.next_seq - 1}{damage}",
             markup=False,
         )
         return 0
