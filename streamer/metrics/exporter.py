@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -50,7 +51,7 @@ class MetricsServer:
         folder = run_dir / FOLDER
         folder.mkdir(exist_ok=True)
         registry = CollectorRegistry()
-        MultiProcessCollector(registry, str(folder))
+        registry.register(_FilesCollector(folder))
         registry.register(_DaemonCollector(view))
         try:
             self._server, self._thread = start_http_server(config.port, config.host, registry)
@@ -67,6 +68,32 @@ class MetricsServer:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+
+class _FilesCollector:
+    """What the processes count, from their files, while they begin and end."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def collect(self) -> Iterable[Metric]:
+        """All metrics that have been counted by any process."""
+        while True:
+            try:
+                metrics: Iterable[Metric] = MultiProcessCollector.merge(self._files())
+                return metrics
+            except FileNotFoundError:
+                # A session ended since they were listed; it is not in the next list.
+                continue
+
+    def _files(self) -> list[str]:
+        files = []
+        for path in self._folder.glob("*.db"):
+            with suppress(FileNotFoundError):
+                # One that was made this moment has nothing in it yet.
+                if path.stat().st_size:
+                    files.append(str(path))
+        return files
 
 
 class _DaemonCollector:
