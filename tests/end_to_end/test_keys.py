@@ -59,10 +59,10 @@ def daemon(folder: Path) -> Iterator[dict[str, str]]:
         }
 
 
-def sender(daemon: dict[str, str], who: ClientKeys | None) -> Client:
+def sender(daemon: dict[str, str], who: ClientKeys | None, session: str = "office") -> Client:
     return Client(
         daemon["ingest"],
-        session="office",
+        session=session,
         cameras=OFFICE.cameras,
         convention=OFFICE.convention,
         keys=who,
@@ -86,6 +86,8 @@ def test_each_key_does_what_it_may(
         wait_until(lambda: subscriber.poll(0.1) or subscriber.mirror.count, "splats")
         with pytest.raises(RequestRefused, match="denied"):
             requests.reset("office")
+        with pytest.raises(RequestRefused, match="denied"):
+            requests.close_session("office")
     with Requests(daemon["requests"], keys=keys(folder, "operator")) as requests:
         requests.save("office")
     for who in (laptop, keys(folder, "stranger"), None):
@@ -107,6 +109,24 @@ def test_each_key_does_what_it_may(
     assert dispatch([*export, *files]) == 0 and out.stat().st_size > 1000
     assert dispatch([*export, *files[:2]]) == 2
     assert "--server-key: missing" in capfd.readouterr().err
+
+
+def test_an_operators_key_ends_a_session_and_a_watchers_does_not(
+    folder: Path, daemon: dict[str, str], capfd: pytest.CaptureFixture
+) -> None:
+    with sender(daemon, keys(folder, "robot"), "hall") as client:
+        send(client, OFFICE.frames[:2])
+        client.wait()
+    close = ["sessions", "close", "hall", "--server", daemon["requests"]]
+    close += ["--server-key", str(folder / "keys" / "daemon.key")]
+    with Requests(daemon["requests"], keys=keys(folder, "laptop")) as watching:
+        wait_until(lambda: frames_done(watching, "hall") == 2, "all frames")
+        assert dispatch([*close, "--key", str(folder / "keys" / "laptop.key_secret")]) == 2
+        assert "no right to control" in capfd.readouterr().err
+        assert "hall" in {entry.session for entry in watching.sessions()}
+        assert dispatch([*close, "--key", str(folder / "keys" / "operator.key_secret")]) == 0
+        assert "hall has ended" in capfd.readouterr().out
+        assert "hall" not in {entry.session for entry in watching.sessions()}
 
 
 def test_what_the_daemon_writes_is_for_its_user_only(folder: Path, daemon: dict[str, str]) -> None:

@@ -75,7 +75,7 @@ def test_who_may_watch_has_the_map_and_gives_no_orders(served: Served) -> None:
         assert len(requests.manifest("room").chunks) == 3
         assert requests.status("room").session == "room"
         orders = (requests.pause, requests.resume, requests.save, requests.reset)
-        for order in orders:
+        for order in (*orders, requests.close_session):
             with pytest.raises(RequestRefused, match=r"no right to control.*allowed/control/"):
                 order("room")
     with Subscriber(served.updates, served.requests, "room", keys=keys) as subscriber:
