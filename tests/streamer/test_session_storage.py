@@ -275,6 +275,17 @@ def test_a_copy_is_none_of_the_engines_business(tmp_path: Path) -> None:
     assert (at_once / "cursor.json").read_bytes() == (later / "cursor.json").read_bytes()
 
 
+def test_a_copy_shares_what_is_never_changed_and_nothing_else(engine: Engine) -> None:
+    copied = engine_state(engine)
+    assert copied.model is engine.model_state
+    assert all(chunk is engine.map.chunks[chunk.id] for chunk in copied.chunks)
+    assert all(keyframe is engine.keyframes[keyframe.seq] for keyframe in copied.keyframes)
+    for name in ("rows", "moment1", "moment2", "steps", "chunk"):
+        live, array = getattr(engine.refiner.parameters, name), copied.refiner.arrays[name]
+        assert len(array) == engine.refiner.parameters.count
+        assert not np.shares_memory(array, live)
+
+
 @pytest.mark.parametrize("name", ["fast_weights", "chunks", "refiner", "frames", "residence"])
 def test_a_damaged_state_is_named(tmp_path: Path, engine: Engine, name: str) -> None:
     path = save(engine, tmp_path)
