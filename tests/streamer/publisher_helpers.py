@@ -30,6 +30,7 @@ from streamer.protocol.requests import KeyframeEntry
 from streamer.protocol.update_headers import StatusHeader
 from streamer.protocol.updates import encode_update
 from streamer.publisher.server import Publisher
+from streamer.requests import RequestRefused, Requests
 
 LIMIT_S = 30.0
 
@@ -193,6 +194,20 @@ class Feed:
 
     def close(self) -> None:
         self.socket.close()
+
+
+def heard(requests: Requests, feed: Feed) -> None:
+    """Until the publisher holds all that the session said."""
+
+    def there() -> bool:
+        feed.serve()
+        try:
+            return requests.manifest(feed.name).seq == feed.seq
+        except RequestRefused as error:
+            assert error.code in ("busy", "bad_session")
+            return False
+
+    wait_for(there, "the publisher to hold what the session said")
 
 
 @contextmanager
