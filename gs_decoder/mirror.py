@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from types import MappingProxyType
 
 import numpy as np
@@ -92,9 +91,7 @@ class MapMirror:
         splats, pose = (chunk if newer_content else held), (chunk if newer_pose else held)
         self._count += splats.count - held.count
         self._chunks[chunk.id] = (
-            chunk
-            if splats is pose
-            else replace(splats, revision=pose.revision, T_world_chunk=pose.T_world_chunk)
+            chunk if splats is pose else splats.moved(pose.revision, pose.T_world_chunk)
         )
         return {chunk.id}
 
@@ -109,7 +106,7 @@ class MapMirror:
             return False
         if revision <= held.revision:
             return False
-        self._chunks[identity] = replace(held, revision=revision, T_world_chunk=pose)
+        self._chunks[identity] = held.moved(revision, pose)
         return True
 
     def _join_drop(self, identity: int, revision: int) -> bool:

@@ -11,7 +11,7 @@ from streamer.ingest.catchup import Section, Step, carry_out, plan
 from streamer.journal import Recorded, read_file, read_journal
 from streamer.session.corrections import StaleRevision
 from streamer.session.engine import Engine
-from streamer.session.late_poses import apply_forwarded
+from streamer.session.late_poses import announce_forwarded
 
 _EVERYTHING = 2**53
 
@@ -95,9 +95,10 @@ def replay(
         if step.poses is not None:
             corrections += 1
             try:
-                apply_forwarded(engine, step.poses, [], next_seq)
+                announce_forwarded(engine, step.poses, [], next_seq)
             except StaleRevision:
                 refused += 1
+            engine.follow_poses()
             continue
         if not step.frames:
             continue

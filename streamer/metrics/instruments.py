@@ -111,7 +111,7 @@ class SessionInstruments:
         self._stages = Histogram(
             "splatstream_session_stage_seconds",
             "batch, and within it keyframes, predict, fuse, publish; refine: one step; "
-            "correct: one correction of poses",
+            "correct: one correction of poses until readers are told; follow: the rest of it",
             ["session", "stage"],
             registry=registry,
             buckets=_SECONDS,

@@ -199,6 +199,11 @@ class Trajectory:
     def __len__(self) -> int:
         return self._count
 
+    @property
+    def newest(self) -> int:
+        """The last seq; -1 before the first."""
+        return int(self._seqs[self._count - 1]) if self._count else -1
+
     def pose(self, seq: int) -> Float64:
         """The frame's current similarity, (4, 4) float64.
 

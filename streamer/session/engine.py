@@ -2,6 +2,10 @@
 
 It knows no sockets: the session process feeds it from the daemon's ipc sockets, `splatstream run`
 from a file, both through the same four calls: `process`, `refine`, `apply_poses`, `publish`.
+
+A batch takes its time, a correction cannot wait: whoever calls `process` may be asked back between
+its steps (`Attend`), and announce corrections that came meanwhile. The outcome is that of applying
+them right after the batch.
 """
 
 from __future__ import annotations
@@ -18,23 +22,25 @@ from numpy.typing import NDArray
 from gs_decoder import MapConfig, SplatMap, Splats, estimate_background
 from gs_decoder.refine import Refiner, local_pose
 from streamer.frames import Frame
+from streamer.session.ahead import Ahead
+from streamer.session.aside import Aside, Attend, attend_to_nothing
 from streamer.session.batching import (
     checkerboard,
-    filled_depth,
     in_map_units,
     on_cpu,
     refine_view,
     thumbnail,
     view_batch,
 )
-from streamer.session.corrections import Moved, PosesOutcome, Trajectory, rigid, scale_of
+from streamer.session.choosing import Judged, judge_frames
+from streamer.session.corrections import PosesOutcome, Trajectory, rigid, scale_of
 from streamer.session.fusing import fuse_keyframe
 from streamer.session.keyframe_table import KeyframeTable
 from streamer.session.keyframes import KeyframeSelector
+from streamer.session.moving import follow, show_moved
 from streamer.session.outbox import Keyframe, Latencies, Outbox, SessionStatus
 from streamer.session.residence import Residence
 from streamer.session.settings import EngineConfig, view_renderer
-from streamer.session.sight import farthest
 from streamer.session.spill_files import SpillFolder
 from ttt_core import Prediction, default_model
 from ttt_core.stream_model import StreamModel
@@ -64,6 +70,7 @@ class Engine:
         self.paused = False
         self._spill: SpillFolder | None = None
         self._resident_budget = min(self.config.resident_budget, self.config.map_budget)
+        self._aside = Aside()
         self._clear()
 
     def spill_to(self, folder: SpillFolder) -> None:
@@ -76,13 +83,13 @@ class Engine:
         self.refiner = Refiner(self._renderer, self.config.refine)
         self.model_state = self.model.initial_state()
         self.trajectory = Trajectory()
+        self.ahead = Ahead()
         self.selector = KeyframeSelector(self.config.keyframes)
         self.keyframes = KeyframeTable()
         self.chunk_of_seq: dict[int, int] = {}
         self.residence = Residence(self, self._spill, self._resident_budget)
         self.scene_depth: float | None = None
         self._published_at = self._collected_at = -math.inf
-        self._moved_cameras: dict[int, Float64] = {}
         self._batch_ms = 0.0
         self._latencies = Latencies()
 
@@ -96,12 +103,15 @@ class Engine:
         probe.close()
 
     def close(self) -> None:
-        """Stop the refinement threads."""
+        """Stop the threads."""
         self.refiner.close()
+        self._aside.close()
 
     # Frames ----------------------------------------------------------------------------------
 
-    def process(self, frames: Sequence[Frame], *, late: int = 0) -> None:
+    def process(
+        self, frames: Sequence[Frame], *, late: int = 0, attend: Attend = attend_to_nothing
+    ) -> None:
         """One batch, in order of seq: predict, fuse, publish. Every frame needs a pose.
 
         Args:
@@ -109,6 +119,8 @@ class Engine:
                 Key frames lie the farther apart, the more whole batches that is: a slow machine
                 gets a coarser map and catches up. Not with `refine_steps`, which promises the same
                 map whatever the time.
+            attend: called between the steps, and while a thread predicts. What it announces is
+                followed when the batch is done.
         """
         behind = 0 if self.config.refine_steps else late // self.config.batch
         started = time.monotonic_ns()
@@ -124,12 +136,16 @@ class Engine:
             self.residence.make_room(0, len(frames), protected=self._newest())
         frames = [in_map_units(f, scale_of(self.trajectory.pose(f.seq))) for f in frames]
         with self.outbox.timed("keyframes"):
-            chosen, sights = self._choose_keyframes(frames, poses, 1.0 + behind)
-        self._predict_and_fuse(chosen, poses)
-        for frame in frames:
+            judged = []
+            for judgement in judge_frames(self, frames, poses, 1.0 + behind):
+                judged.append(judgement)
+                attend(None)
+        self._predict_and_fuse([j for j in judged if j.is_keyframe], poses, attend)
+        for judgement in judged:
+            frame = judgement.frame
             if frame.seq not in self.refiner.views:
                 self.refiner.add_view(refine_view(frame, poses[frame.seq]))
-            self.refiner.views[frame.seq].far = sights[frame.seq]
+            self.refiner.views[frame.seq].far = judgement.sight
         self.frames_done += len(frames)
         with self.outbox.timed("publish"):
             self._publish_what_is_due()
@@ -142,10 +158,12 @@ class Engine:
         if self.config.refine_steps and self.config.refine_enabled:
             for _ in range(self.config.refine_steps):
                 self.refine()
+                attend(None)
             self.publish()
         elif not self.config.refine_enabled:
             # Nobody else will publish what became of old chunks, of which fusion doubts some.
             self.publish()
+        self.follow_poses()
 
     def _begin(self, frames: Sequence[Frame]) -> None:
         """What the first frames of a stream decide: the map's origin and its background."""
@@ -156,43 +174,25 @@ class Engine:
             np.float32,
         )
 
-    def _choose_keyframes(
-        self, frames: Sequence[Frame], poses: Mapping[int, Float64], coarseness: float
-    ) -> tuple[list[tuple[Frame, Float32]], dict[int, float]]:
-        """The key frames among these, each with the map's depth as it sees it; and how far each
-        frame sees, by seq."""
-        chosen = []
-        sights = {}
-        for frame in frames:
-            pose = poses[frame.seq]
-            rendered = self.refiner.render(pose, frame.K, *frame.image.shape[1::-1])
-            map_depth = filled_depth(frame, rendered)
-            sights[frame.seq] = farthest(map_depth)
-            filled = map_depth > 0.0
-            depth = float(np.median(map_depth[filled])) if filled.any() else self.scene_depth
-            # Until something is known of the scene every frame is worth a look.
-            unseen = 1.0 - float(filled.mean())
-            if depth is None or self.selector.is_keyframe(pose, depth, unseen, coarseness):
-                chosen.append((frame, map_depth))
-                self.selector.add(frame.seq, pose)
-        return chosen, sights
-
     def _predict_and_fuse(
-        self, chosen: list[tuple[Frame, Float32]], poses: Mapping[int, Float64]
+        self, chosen: Sequence[Judged], poses: Mapping[int, Float64], attend: Attend
     ) -> None:
         # One camera's images have one size; a batch of several cameras goes through by size.
-        by_size: dict[tuple[int, ...], list[tuple[Frame, Float32]]] = {}
-        for frame, map_depth in chosen:
-            by_size.setdefault(frame.image.shape, []).append((frame, map_depth))
+        by_size: dict[tuple[int, ...], list[Judged]] = {}
+        for judged in chosen:
+            by_size.setdefault(judged.frame.image.shape, []).append(judged)
         for group in by_size.values():
-            frames = [frame for frame, _ in group]
-            batch = view_batch(frames, poses, [map_depth for _, map_depth in group])
+            frames = [judged.frame for judged in group]
+            batch = view_batch(frames, poses, [judged.map_depth for judged in group])
             with self.outbox.timed("predict"):
-                self.model_state, prediction = self.model.stream(self.model_state, batch)
+                self.model_state, prediction = self._aside.call(
+                    attend, self.model.stream, self.model_state, batch
+                )
                 prediction = on_cpu(prediction)
             with self.outbox.timed("fuse"):
                 for place, frame in enumerate(frames):
                     self._fuse(frame, poses[frame.seq], prediction, place)
+                    attend(None)
 
     def _fuse(self, frame: Frame, pose: Float64, prediction: Prediction, place: int) -> None:
         depth = prediction.depth[place].numpy()
@@ -205,7 +205,7 @@ class Engine:
             stamp_ns=frame.stamp_ns,
             camera=frame.camera,
             chunk=chunk,
-            c2w=pose,
+            c2w=rigid(self.trajectory.pose(frame.seq)),
             thumbnail=thumbnail(frame.image),
         )
         self.keyframes.add(keyframe)
@@ -218,6 +218,10 @@ class Engine:
         self.residence.make_room(count, 0, protected=newest)
         if self.refiner.make_room(count, budget, self.map.config.reserve, protected=newest):
             # The map must have the room too, or it would make its own, from other splats.
+            self._collect()
+        if self.map.count + count > self.map.config.map_budget:
+            # Splats that refinement removed are still there. The map is not to choose by itself:
+            # it would by where its chunks are shown.
             self._collect()
         self.residence.publishable(count)
 
@@ -265,21 +269,23 @@ class Engine:
 
     def _send(self) -> None:
         self._published_at = time.monotonic()
+        self._send_keyframes()
+        if not self.paused and self.outbox.ready and (updates := self.map.drain_updates()):
+            self.outbox.updates(updates)
+
+    def _send_keyframes(self) -> None:
         if self.paused or not self.outbox.ready:
             return
-        if self._moved_cameras:
-            self.outbox.keyframes_moved(self._moved_cameras)
-            self._moved_cameras = {}
+        if moved := self.keyframes.take_moved():
+            self.outbox.keyframes_moved(moved)
         if changed := self.keyframes.take_changed():
             self.outbox.keyframes(changed)
-        if updates := self.map.drain_updates():
-            self.outbox.updates(updates)
 
     def _collect(self, most: int | None = None) -> None:
         self._collected_at = time.monotonic()
         parameters = self.refiner.parameters
         for chunk, splats in self.refiner.take_changed(self.map.chunks, most):
-            pose = self.map.chunks[chunk].T_world_chunk
+            pose = self.ahead.chunk(chunk, self.map.chunks[chunk].T_world_chunk)
             self.map.replace(chunk, splats.transform(np.linalg.inv(local_pose(self.refiner, pose))))
         present = set(np.unique(parameters.chunk[: parameters.count]).tolist())
         gone = {c for c in set(self.map.chunks) - present if c not in self.residence}
@@ -300,50 +306,54 @@ class Engine:
         upto: int | None,
         coming: Mapping[int, int] | None = None,
     ) -> PosesOutcome:
+        """Late pose corrections, between two batches: as `announce_poses`, and all of it."""
+        outcome = self.announce_poses(revision, entries, by=by, upto=upto, coming=coming)
+        self.follow_poses()
+        return outcome
+
+    def announce_poses(
+        self,
+        revision: int,
+        entries: Mapping[int, Float64],
+        *,
+        by: str,
+        upto: int | None,
+        coming: Mapping[int, int] | None = None,
+    ) -> PosesOutcome:
         """Late pose corrections: chunks move as wholes, nothing is decoded anew.
+
+        Trajectory, published chunks and key frames move now; `follow_poses` takes the rest along,
+        before the next batch or step of refinement.
 
         Args:
             revision: above that of every correction before.
             entries: seq or stamp → (4, 4) camera to world, OpenCV axes; uniform scale allowed.
             by: "seq" or "stamp".
-            upto: the last seq that came in the old frame of reference (already resolved).
+            upto: the last seq that came in the old frame of reference (already resolved); None:
+                all that came so far.
             coming: key → seq of named frames that were received and are not processed yet: they
                 take their corrected poses when they are.
 
         Raises:
             StaleRevision: nothing was changed.
         """
-        started = time.perf_counter()
-        if upto is None:
-            upto = len(self.trajectory) and max(self.refiner.views, default=0)
-        moved, unknown = self.trajectory.revise(
-            revision, entries, by=by, upto=upto, coming=coming or {}
-        )
-        chunks = self._move(moved) if moved.seqs else 0
-        self._publish_what_is_due()
-        self.outbox.took("correct", time.perf_counter() - started)
-        return PosesOutcome(chunks, unknown)
+        with self.outbox.timed("correct"):
+            upto = self.trajectory.newest if upto is None else upto
+            moved, unknown = self.trajectory.revise(
+                revision, entries, by=by, upto=upto, coming=coming or {}
+            )
+            announced = show_moved(self, moved)
+            self._send()
+        self.keyframes.move(announced.cameras)
+        self._send_keyframes()
+        return PosesOutcome(len(announced.chunks), unknown)
 
-    def _move(self, moved: Moved) -> int:
-        """Take all that belongs to these frames along; how many chunks."""
-        with_chunk = [p for p, seq in enumerate(moved.seqs) if seq in self.chunk_of_seq]
-        ids = [self.chunk_of_seq[moved.seqs[place]] for place in with_chunk]
-        motions = moved.after[with_chunk] @ np.linalg.inv(moved.before[with_chunk])
-        poses = [self.residence.pose(chunk) for chunk in ids]
-        self.residence.move(dict(zip(ids, motions @ np.reshape(poses, (-1, 4, 4)))))
-        cameras = dict(zip(moved.seqs, rigid(moved.after)))
-        key_cameras = {seq: camera for seq, camera in cameras.items() if seq in self.keyframes}
-        for seq, camera in key_cameras.items():
-            self.keyframes[seq] = self.keyframes[seq].moved(camera)
-        self._moved_cameras |= key_cameras
-        # Whoever watches need not wait until all the rest has moved as well.
-        self._send()
-        self.refiner.move_chunks(dict(zip(ids, motions)), near=cameras[moved.seqs[-1]][:3, 3])
-        growth = moved.growth()
-        self.refiner.move_views(cameras, growth)
-        self.selector.move(key_cameras)
-        self.model_state = self.model.move(self.model_state, key_cameras, growth)
-        return len(ids)
+    def follow_poses(self) -> None:
+        """Bring what is worked on to where readers were told that it is."""
+        while (announced := self.ahead.take()) is not None:
+            with self.outbox.timed("follow"):
+                follow(self, announced)
+            self._publish_what_is_due()
 
     def reset(self) -> None:
         """Forget map, poses and fast weights: a new epoch. Settings and compiled code stay."""

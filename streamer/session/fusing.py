@@ -15,8 +15,8 @@ from gs_decoder import ChunkMeta, SplatMap
 from gs_decoder.fusion import fuse_view
 from gs_decoder.refine import Refiner, doubt_splats, local_pose
 from streamer.frames import Frame
+from streamer.session.ahead import Ahead
 from streamer.session.batching import splat_residuals
-from streamer.session.corrections import Trajectory, rigid
 from streamer.session.residence import Residence
 from streamer.session.settings import EngineConfig
 from ttt_core import Prediction
@@ -33,7 +33,7 @@ class Work(Protocol):
     config: EngineConfig
     map: SplatMap
     refiner: Refiner
-    trajectory: Trajectory
+    ahead: Ahead
     residence: Residence
     chunk_of_seq: dict[int, int]
 
@@ -81,12 +81,13 @@ def fuse_keyframe(
     work.make_room(splats.count)
     if not splats.count:
         return None
-    # Depths are in world units, so the chunk has scale 1 in this world.
+    # Depths are in world units, so the chunk has scale 1 in this world. Readers see it where
+    # corrections that came meanwhile have it.
     meta = ChunkMeta(
         frame_seq=frame.seq,
         stamp_ns=frame.stamp_ns,
         camera=frame.camera,
-        T_world_chunk=rigid(work.trajectory.pose(frame.seq)),
+        T_world_chunk=work.ahead.join(frame.seq, work.map.next_id, pose),
     )
     chunk = work.map.add(meta, splats)
     work.chunk_of_seq[frame.seq] = chunk

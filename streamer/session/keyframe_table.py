@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
 
 from streamer.session.outbox import Keyframe
+
+Float64 = NDArray[np.float64]
 
 PICTURED = 512
 """Key frames that keep their thumbnail: a stream has no end, memory has."""
@@ -20,6 +25,7 @@ class KeyframeTable(dict[int, Keyframe]):
         self._limit = pictured
         self._pictured: deque[int] = deque()
         self._changed: set[int] = set()
+        self._moved: dict[int, Float64] = {}
 
     def add(self, keyframe: Keyframe) -> None:
         """Take a new one; the oldest picture goes where there are too many."""
@@ -36,6 +42,13 @@ class KeyframeTable(dict[int, Keyframe]):
                 self[seq] = dataclasses.replace(keyframe, chunk=None)
                 self._changed.add(seq)
 
+    def move(self, cameras: Mapping[int, Float64]) -> None:
+        """Take corrected cameras: seq → (4, 4) rigid camera to world; of other frames, too."""
+        for seq, camera in cameras.items():
+            if seq in self:
+                self[seq] = self[seq].moved(camera)
+                self._moved[seq] = camera
+
     def tie(self, seq: int, chunk: int) -> None:
         """A key frame's chunk is there again."""
         self[seq] = dataclasses.replace(self[seq], chunk=chunk)
@@ -46,3 +59,8 @@ class KeyframeTable(dict[int, Keyframe]):
         changed = [self[seq] for seq in sorted(self._changed)]
         self._changed.clear()
         return changed
+
+    def take_moved(self) -> dict[int, Float64]:
+        """The corrected cameras since the last call."""
+        moved, self._moved = self._moved, {}
+        return moved

@@ -11,13 +11,14 @@ from streamer.protocol.internal import PosesForward
 from streamer.session.engine import Engine, PosesOutcome
 
 
-def apply_forwarded(
+def announce_forwarded(
     engine: Engine, poses: PosesForward, waiting: Sequence[Frame], next_seq: int
 ) -> PosesOutcome:
-    """Apply a correction to what was processed, and to what is to come.
+    """Tell readers, and note for what is to come; the engine is to follow (`follow_poses`).
 
     Args:
-        waiting: frames that were taken and are not processed yet, in order.
+        waiting: frames that were taken and are not processed yet, in order; those of a batch
+            under way are not among them.
         next_seq: the last taken seq + 1.
 
     Raises:
@@ -27,7 +28,7 @@ def apply_forwarded(
     stamps += [(stamp, seq) for seq, stamp in poses.waiting]
     first = waiting[0].seq if waiting else next_seq
     corrected = np.reshape([pose for _, pose in poses.entries], (-1, 4, 4))
-    return engine.apply_poses(
+    return engine.announce_poses(
         poses.revision,
         dict(zip([name for name, _ in poses.entries], corrected)),
         by=poses.by,

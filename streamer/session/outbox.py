@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,7 +32,15 @@ class Keyframe:
     thumbnail: bytes
 
     def moved(self, c2w: Float64) -> Keyframe:
-        return dataclasses.replace(self, c2w=c2w)
+        """The same from a corrected camera."""
+        return Keyframe(
+            seq=self.seq,
+            stamp_ns=self.stamp_ns,
+            camera=self.camera,
+            chunk=self.chunk,
+            c2w=c2w,
+            thumbnail=self.thumbnail,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,8 +104,8 @@ class Outbox:
 
     def took(self, stage: str, seconds: float) -> None:
         """A stage of the engine's work is done: `batch`, and within it `keyframes`, `predict`,
-        `fuse`, `publish`, `spill`; `refine` for one step; `correct` for one correction of poses.
-        """
+        `fuse`, `publish`, `spill`; `refine` for one step; `correct` for one correction of poses
+        until readers are told, `follow` for the rest of it."""
 
     def latency(self, seconds: float) -> None:
         """From a frame's receipt at the ingest to the publication of what it changed."""

@@ -1,8 +1,9 @@
 """The session process: an engine between the ingest's batches and the publisher's updates.
 
-One loop, one thread: look at the sockets, take a batch if one is there, else refine one step. The
-engine asks for work (`want` in STATE) and never waits for it, so refinement fills exactly the time
-that batches leave. Sending never blocks either: what a lost publisher misses, it is told again
+One loop: look at the sockets, take a batch if one is there, else refine one step. The engine asks
+for work (`want` in STATE) and never waits for it, so refinement fills exactly the time that batches
+leave. In the middle of a batch corrections of poses are looked for, and published at once; all else
+waits until it is done. Sending never blocks either: what a lost publisher misses, it is told again
 when it asks (RESYNC).
 """
 
@@ -14,7 +15,9 @@ import signal
 import time
 from collections import deque
 from collections.abc import Sequence
+from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -24,7 +27,6 @@ from numpy.typing import NDArray
 from streamer.config import ServeConfig
 from streamer.frames import Frame
 from streamer.keep import parse_keep
-from streamer.protocol import limits
 from streamer.protocol.errors import ProtocolError
 from streamer.protocol.internal import (
     Batch,
@@ -37,12 +39,13 @@ from streamer.protocol.internal import (
     State,
 )
 from streamer.protocol.links import Control, ControlDone
-from streamer.protocol.wire import Buffer, Message, decode, encode
+from streamer.protocol.wire import Buffer, Message, encode
 from streamer.session.corrections import StaleRevision
 from streamer.session.engine import Engine
 from streamer.session.engine_state import engine_state
 from streamer.session.folder import SessionFolderError, begin_life, end_life, session_folder
-from streamer.session.late_poses import apply_forwarded
+from streamer.session.inbox import Inbox
+from streamer.session.late_poses import announce_forwarded
 from streamer.session.resume import resume
 from streamer.session.socket_outbox import SocketOutbox, dealer, publish_socket
 from streamer.session.spill_files import SPILLED, SpillFolder
@@ -63,6 +66,8 @@ _FULL_POLL_MS = 5
 _LAST_WORDS_S = 1.0
 """How long a session that ends waits for the publisher to take the rest."""
 _STREAMING_S = 2.0
+_MEANWHILE = frozenset({PosesForward.KIND, CountsUpdate.KIND})
+"""What is of use in the middle of a batch."""
 
 
 class SessionProcess:
@@ -75,9 +80,7 @@ class SessionProcess:
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
         self._ingest = dealer(context, f"ipc://{run_dir}/batches", session)
         self._publish = publish_socket(context, run_dir, session)
-        self._poller = zmq.Poller()
-        self._poller.register(self._ingest, zmq.POLLIN)
-        self._poller.register(self._publish, zmq.POLLIN)
+        self._inbox = Inbox(self._ingest, self._publish)
         # Without a journal nobody can tell this process what its predecessor was told.
         self._life = begin_life(self.folder, anew=not config.journal.enabled)
         self._turns = Turns(run_dir)
@@ -134,8 +137,12 @@ class SessionProcess:
             turn = wants and self._turns.may_refine(time.monotonic())
             idle_ms = _IDLE_POLL_MS if self._outbox.ready else _FULL_POLL_MS
             patience = 0 if turn else _MAKING_WAY_MS if wants else idle_ms
-            for socket, _ in self._poller.poll(patience):
-                self._receive(socket)
+            for message in self._inbox.messages(patience):
+                self._handle(message)
+                # Announced at once, and followed as soon as nothing else is in the middle of it.
+                self.engine.follow_poses()
+                if self._stopping:
+                    break
             if self.engine.wants_refinement and not self._stopping:
                 self._refine(turn)
             elif self._save_every and self._state() == "idle":
@@ -150,6 +157,7 @@ class SessionProcess:
         self._writer.close()
         self._answer_saves()
         self.engine.close()
+        self._inbox.close()
         self._turns.close()
         # A daemon that was killed takes its processes along, without having meant to end anything.
         if os.getppid() == self._parent:
@@ -163,34 +171,36 @@ class SessionProcess:
 
     # Messages in -----------------------------------------------------------------------------
 
-    def _receive(self, socket: zmq.Socket[bytes]) -> None:
-        while not self._stopping:
-            try:
-                frames = socket.recv_multipart(zmq.DONTWAIT)
-            except zmq.Again:
-                return
-            try:
-                message = decode(frames, max_parts=limits.MAX_INTERNAL_PARTS)
-                self._handle(message)
-            except ProtocolError as error:
-                log.error("a message of the daemon's own was refused: %s", error)
-
     def _handle(self, message: Message) -> None:
-        match message.kind:
-            case Batch.KIND:
-                self._take_batch(message)
-            case CountsUpdate.KIND:
-                update = message.read(CountsUpdate)
-                if update.epoch == self._outbox.epoch:
-                    self._counts, self._counts_known = update.counts, True
-            case PosesForward.KIND:
-                self._take_poses(message.read(PosesForward))
-            case Control.KIND:
-                self._control(message.read(Control))
-            case b"RESYNC":
-                self._outbox.everything(self.engine)
-            case kind:
-                raise ProtocolError("bad_header", f"kind {kind!r} is not for a session")
+        try:
+            match message.kind:
+                case Batch.KIND:
+                    self._take_batch(message)
+                case CountsUpdate.KIND:
+                    update = message.read(CountsUpdate)
+                    if update.epoch == self._outbox.epoch:
+                        self._counts, self._counts_known = update.counts, True
+                case PosesForward.KIND:
+                    self._take_poses(message.read(PosesForward))
+                case Control.KIND:
+                    self._control(message.read(Control))
+                case b"RESYNC":
+                    self._outbox.everything(self.engine)
+                case kind:
+                    raise ProtocolError("bad_header", f"kind {kind!r} is not for a session")
+        except ProtocolError as error:
+            log.error("a message of the daemon's own was refused: %s", error)
+
+    def _attend(self, under_way: Future[Any] | None) -> None:
+        """In the middle of a batch."""
+        if self._stopping:
+            return
+        # What a correction is to come after, so the journal says, is not to come after it.
+        kinds = frozenset() if self._waiting else _MEANWHILE
+        for message in self._inbox.meanwhile(under_way, kinds):
+            self._handle(message)
+            if self._stopping:
+                break
 
     def _take_batch(self, message: Message) -> None:
         batch = message.read(Batch)
@@ -217,8 +227,7 @@ class SessionProcess:
             before, self._dropped = self._dropped, self._counts.dropped
             late = 0 if before is None else max(0, self._dropped - before)
             with self._turns.working():
-                self.engine.process(self._waiting[0], late=late)
-            self._waiting.popleft()
+                self.engine.process(self._waiting.popleft(), late=late, attend=self._attend)
             self._batch_at = time.monotonic()
             self._unsaved += 1
             if self._save_every and self._unsaved >= self._save_every:
@@ -229,7 +238,7 @@ class SessionProcess:
     def _take_poses(self, poses: PosesForward) -> None:
         waiting = [frame for frames in self._waiting for frame in frames]
         try:
-            outcome = apply_forwarded(self.engine, poses, waiting, self._next_seq)
+            outcome = announce_forwarded(self.engine, poses, waiting, self._next_seq)
             self._unsaved += 1
             done = PosesDone(
                 revision=poses.revision,

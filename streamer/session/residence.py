@@ -33,6 +33,7 @@ from gs_decoder.refine import (
 )
 from gs_decoder.world import to_world
 from streamer.frames import Frame
+from streamer.session.ahead import Ahead
 from streamer.session.batching import view_camera
 from streamer.session.corrections import Trajectory
 from streamer.session.keyframe_table import KeyframeTable
@@ -57,6 +58,7 @@ class Work(Protocol):
     refiner: Refiner
     keyframes: KeyframeTable
     trajectory: Trajectory
+    ahead: Ahead
     chunk_of_seq: dict[int, int]
 
 
@@ -106,7 +108,7 @@ class Residence:
         return sum(held.count for held in self.resting if held.id in self._map.chunks)
 
     def pose(self, chunk: int) -> Float64:
-        """T_world_chunk of a chunk wherever it is."""
+        """T_world_chunk of a chunk wherever it is, as it is shown."""
         held = self._resting.get(chunk)
         return self._map.chunks[chunk].T_world_chunk if held is None else held.meta.T_world_chunk
 
@@ -153,7 +155,8 @@ class Residence:
 
     def move(self, poses: Mapping[int, Float64]) -> None:
         """New poses of chunks, wherever they are: nothing is read or written."""
-        self._map.move({chunk: pose for chunk, pose in poses.items() if chunk in self._map.chunks})
+        shown = self._map.chunks
+        self._map.move({chunk: pose for chunk, pose in poses.items() if chunk in shown})
         for chunk, pose in poses.items():
             if held := self._resting.get(chunk):
                 self._resting[chunk] = replace(held, meta=replace(held.meta, T_world_chunk=pose))
@@ -238,7 +241,7 @@ class Residence:
                 whole.append(view)
         for chunk, some in blocked.items():
             held = self._resting[chunk]
-            if pack := self._write(pack_views(some, self._work.trajectory.pose)):
+            if pack := self._write(pack_views(some, self._worked_pose)):
                 self._resting[chunk] = replace(held, packs=(*held.packs, pack))
         free = self._refiner.config.max_views - len(self._refiner.views)
         for view in _evenly(whole, free):
@@ -328,8 +331,8 @@ class Residence:
     def _rest(self, chunk: int, views: Sequence[RefineView]) -> bool:
         """Put a chunk on the disk with these views; whether that went well."""
         held = self._map.chunks[chunk]
-        rows = resting_rows(self._refiner, chunk, held.T_world_chunk)
-        pack = self._write(pack_views(views, self._work.trajectory.pose)) if views else None
+        rows = resting_rows(self._refiner, chunk, self._work.ahead.chunk(chunk, held.T_world_chunk))
+        pack = self._write(pack_views(views, self._worked_pose)) if views else None
         file = self._write(rows)
         if file is None:
             return False
@@ -362,8 +365,13 @@ class Residence:
     def _sizes(self, cameras: Sequence[Camera], chunks: Sequence[int]) -> Float64:
         """(V, N) how large each chunk looks to each camera."""
         reaches = [self._reaches[chunk] for chunk in chunks]
-        centres, radii = spheres(reaches, [self.pose(chunk) for chunk in chunks])
+        poses = [self._work.ahead.chunk(chunk, self.pose(chunk)) for chunk in chunks]
+        centres, radii = spheres(reaches, poses)
         return sizes_in_sight(cameras, centres, radii)
+
+    def _worked_pose(self, seq: int) -> Float64:
+        """A frame's similarity, in whose scale its view has its depth now."""
+        return self._work.ahead.frame(seq, self._work.trajectory.pose(seq))
 
 
 def _camera(view: RefineView) -> Camera:

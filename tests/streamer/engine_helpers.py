@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from gs_decoder import MapMirror, Update, psnr
@@ -95,3 +97,28 @@ def mean_psnr(mirror: MapMirror, frames: Sequence[Frame], cameras: Mapping[int, 
     return float(
         np.mean([psnr(picture(mirror, f, cameras[f.seq]).clip(0, 1), truth(f)) for f in frames])
     )
+
+
+def same(one: Any, other: Any, path: str = "state") -> None:
+    """To the bit, but for the numbers of revisions and contents."""
+    assert type(one) is type(other), path
+    if is_dataclass(one) and not isinstance(one, type):
+        for part in fields(one):
+            if part.name not in ("revision", "content"):
+                same(getattr(one, part.name), getattr(other, part.name), f"{path}.{part.name}")
+    elif isinstance(one, np.ndarray):
+        assert np.array_equal(one, other, equal_nan=one.dtype.kind == "f"), path
+    elif isinstance(one, torch.Tensor):
+        assert torch.equal(one, other), path
+    elif isinstance(one, Mapping):
+        assert list(one) == list(other), path
+        for key in one:
+            same(one[key], other[key], f"{path}[{key}]")
+    elif isinstance(one, Sequence) and not isinstance(one, str | bytes):
+        assert len(one) == len(other), path
+        for place, (mine, others) in enumerate(zip(one, other)):
+            same(mine, others, f"{path}[{place}]")
+    elif hasattr(one, "to_tensors"):
+        same(one.to_tensors(), other.to_tensors(), path)
+    else:
+        assert one == other, path

@@ -12,16 +12,33 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zmq
-from engine_helpers import make_engine, office
+from engine_helpers import make_engine, office, same
 
 from streamer.config import ServeConfig
 from streamer.frames import Frame
 from streamer.protocol import Message, decode, encode
-from streamer.protocol.internal import Batch, BatchFrame, Counts, PosesDone, PosesForward
+from streamer.protocol.internal import (
+    Batch,
+    BatchFrame,
+    Counts,
+    CountsUpdate,
+    PosesDone,
+    PosesForward,
+    ResetDone,
+)
 from streamer.protocol.limits import MAX_INTERNAL_PARTS
 from streamer.protocol.links import Control, ControlDone
+from streamer.protocol.update_headers import MoveHeader
 from streamer.session.corrections import rigid
+from streamer.session.engine_state import engine_state
+from streamer.session.folder import states
+from streamer.session.late_poses import announce_forwarded
 from streamer.session.process import SessionProcess
+from streamer.session.spill_files import SpillFolder
+from streamer.session.state_files import read_state
+from ttt_core import Prediction, ViewBatch
+from ttt_core.streaming import StreamingConfig, StreamingModel
+from ttt_core.streaming_state import StreamingState
 
 # Kernels compile once on a machine.
 pytestmark = pytest.mark.timeout(300)
@@ -30,14 +47,35 @@ NAME = b"office"
 LIMIT_MS = 120_000
 
 
+class Slow(StreamingModel):
+    """A model that takes as long as the test wants."""
+
+    def __init__(self) -> None:
+        super().__init__(StreamingConfig(network=None))
+        self.eval()
+        self.may, self.began = threading.Event(), threading.Event()
+        self.may.set()
+
+    def stream(self, state: StreamingState, batch: ViewBatch) -> tuple[StreamingState, Prediction]:
+        self.began.set()
+        assert self.may.wait(LIMIT_MS / 1e3)
+        return super().stream(state, batch)
+
+    def hold(self) -> None:
+        """The next batch waits for `may`."""
+        self.began.clear()
+        self.may.clear()
+
+
 class Daemon:
     """A session process in a thread, and the two ends it talks to."""
 
     def __init__(self, folder: Path, run_dir: Path) -> None:
+        self.model = Slow()
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self.ingest = self._bound(run_dir / "batches")
         self.publisher = self._bound(run_dir / "publish")
-        self.engine, _ = make_engine(refine_enabled=False)
+        self.engine, _ = make_engine(refine_enabled=False, model=self.model)
         config = ServeConfig(session_dir=folder)
         self.folder = folder / "office"
         self.process = SessionProcess(run_dir, config, "office", self.engine)
@@ -59,9 +97,15 @@ class Daemon:
             if message.kind == kind:
                 return message
 
-    def order(self, op: str) -> ControlDone:
+    def ask(self, op: str) -> None:
         self.orders += 1
         self.publisher.send_multipart([NAME, *encode(Control(op=op, id=self.orders))])
+
+    def order(self, op: str) -> ControlDone:
+        self.ask(op)
+        return self.done()
+
+    def done(self) -> ControlDone:
         done = self.until(self.publisher, ControlDone.KIND).read(ControlDone)
         assert done.id == self.orders
         return done
@@ -89,6 +133,7 @@ class Daemon:
         return self.until(self.ingest, PosesDone.KIND).read(PosesDone)
 
     def close(self) -> None:
+        self.model.may.set()
         self.process.stop()
         self.thread.join(60)
         assert not self.thread.is_alive()
@@ -148,3 +193,106 @@ def test_waiting_frames_of_synchronised_cameras_follow_the_first_of_their_stamp(
     for frame in frames:
         pose = daemon.engine.trajectory.pose(frame.seq)
         assert np.allclose(rigid(pose), motions[frame.stamp_ns] @ frame.c2w, atol=1e-9)
+
+
+def correction(revision: int, frames: list[Frame], shift: float) -> PosesForward:
+    """Of the first and the last of these frames."""
+    motion = np.eye(4)
+    motion[:3, 3] = shift, 0.5, 0.0
+    named = {frame.seq: motion @ np.asarray(frame.c2w) for frame in (frames[0], frames[-1])}
+    return PosesForward(
+        revision=revision,
+        client="slam",
+        entries=[(seq, pose.reshape(-1).tolist()) for seq, pose in named.items()],
+        received_upto=frames[-1].seq,
+    )
+
+
+def moves(daemon: Daemon) -> list[int]:
+    """The chunks of the next `move`."""
+    header = daemon.until(daemon.publisher, MoveHeader.KIND).read(MoveHeader)
+    return [chunk for chunk, _, _ in header.moves]
+
+
+def test_a_correction_is_published_while_a_batch_is_under_way(
+    daemon: Daemon, tmp_path: Path
+) -> None:
+    frames = office(0, 12)
+    daemon.batch(frames[:4])
+    assert daemon.order("save").ok
+    daemon.model.hold()
+    daemon.batch(frames[4:8])
+    assert daemon.model.began.wait(LIMIT_MS / 1e3)
+    before = set(daemon.engine.map.chunks)
+
+    # The batch waits for this test, and all of this is told and answered meanwhile.
+    first, second = (correction(n, frames[:8], shift) for n, shift in ((1, 0.2), (2, -0.1)))
+    assert daemon.correct(first).moved == len(before) > 0
+    assert set(moves(daemon)) == before
+    assert daemon.correct(second).moved == len(before)
+    assert set(moves(daemon)) == before
+    assert daemon.correct(first).code == "bad_revision"
+    # Counts pass; what is of the next batch waits, and a save is never of half a batch.
+    counts = CountsUpdate(counts=Counts(frames_in=12), epoch=1)
+    daemon.ingest.send_multipart([NAME, *encode(counts)])
+    daemon.ask("save")
+    daemon.batch(frames[8:])
+    third = correction(3, frames, 0.3)
+    daemon.ingest.send_multipart([NAME, *encode(third)])
+    assert not daemon.ingest.poll(200)
+    assert daemon.engine.frames_done == 4
+    daemon.model.may.set()
+    assert daemon.done().ok
+    done = daemon.until(daemon.ingest, PosesDone.KIND).read(PosesDone)
+    assert (done.revision, done.code) == (3, None)
+    assert daemon.order("save").ok
+
+    twin, _ = make_engine(refine_enabled=False, model=daemon.model)
+    twin.spill_to(SpillFolder(tmp_path / "twin", kept=True))
+    for some, corrections in (
+        (frames[:4], []),
+        (frames[4:8], [first, second]),
+        (frames[8:], [third]),
+    ):
+        twin.process(some)
+        for forwarded in corrections:
+            announce_forwarded(twin, forwarded, [], some[-1].seq + 1)
+            twin.follow_poses()
+    same(engine_state(daemon.engine), engine_state(twin))
+    twin.close()
+
+
+def test_a_reset_in_the_middle_of_a_batch_comes_after_its_corrections(daemon: Daemon) -> None:
+    frames = office(0, 8)
+    daemon.batch(frames[:4])
+    assert daemon.order("save").ok
+    daemon.model.hold()
+    daemon.batch(frames[4:])
+    assert daemon.model.began.wait(LIMIT_MS / 1e3)
+    daemon.ask("reset")
+    assert daemon.correct(correction(1, frames, 0.2)).code is None
+    daemon.model.may.set()
+    assert daemon.done().ok
+    assert daemon.until(daemon.ingest, ResetDone.KIND).read(ResetDone).epoch == 2
+    assert daemon.engine.frames_done == len(daemon.engine.trajectory) == 0
+    assert daemon.engine.ahead.take() is None
+
+
+def test_an_end_in_the_middle_of_a_batch_saves_all_of_it(daemon: Daemon) -> None:
+    frames = office(0, 8)
+    daemon.batch(frames[:4])
+    assert daemon.order("save").ok
+    daemon.model.hold()
+    daemon.batch(frames[4:])
+    assert daemon.model.began.wait(LIMIT_MS / 1e3)
+    assert daemon.correct(correction(1, frames, 0.2)).code is None
+    daemon.process.stop()
+    daemon.model.may.set()
+    daemon.thread.join(LIMIT_MS / 1e3)
+    saved = read_state(states(daemon.folder)[0], daemon.model)
+    assert saved.frames_done == 8
+    assert saved.trajectory.revision == 1
+    for chunk in saved.chunks:
+        pose = rigid(daemon.engine.trajectory.pose(chunk.frame_seq))
+        assert np.allclose(chunk.T_world_chunk, pose, atol=1e-9)
+        assert not np.allclose(chunk.T_world_chunk, frames[chunk.frame_seq].c2w, atol=1e-3)
