@@ -181,6 +181,8 @@ def stages(options: Stages) -> dict[str, Any]:
     watch.watch(engine.trajectory, "revise", "trajectory.revise")
     watch.watch(engine.map, "move", "map.move")
     watch.watch(engine, "_send", "publish")
+    # All that readers wait for.
+    watch.watch(engine, "announce_poses", "announced")
     watch.watch(engine.refiner, "move_chunks", "refiner.move_chunks")
     watch.watch(engine.refiner, "move_views", "refiner.move_views")
     watch.watch(engine.selector, "move", "selector.move")

@@ -82,7 +82,9 @@ class Corrections:
                     upto=header.upto,
                     received_upto=header.received_upto,
                     waiting=header.waiting,
-                )
+                ),
+                # A loop closure is one entry, and somebody waits for its answer.
+                urgent=True,
             )
         key = (session.name, header.client, header.revision)
         self._awaited[key] = _Correction(

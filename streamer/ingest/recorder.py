@@ -107,11 +107,15 @@ class Recorder:
         assert self.queue is not None
         return self.queue.journal.history.epoch
 
-    def put(self, entry: AnyEntry) -> int:
-        """Queue an entry without parts; its number, 0 where there is no journal to put it into."""
+    def put(self, entry: AnyEntry, *, urgent: bool = False) -> int:
+        """Queue an entry without parts; its number, 0 where there is no journal to put it into.
+
+        Args:
+            urgent: as in `Committer.put`.
+        """
         if self.queue is None or self.bypassed:
             return 0
-        return self._journals.committer.put(self.queue, Item(entry))
+        return self._journals.committer.put(self.queue, Item(entry), urgent=urgent)
 
     def put_dropped(self, seqs: list[int]) -> None:
         """Queue frames that the live policy discarded."""

@@ -2,7 +2,7 @@
 
 What is queued while a group is on its way to the disk makes the next group. Groups begin at least
 `gather_s` apart, so that a stream costs some tens of fsyncs a second, not one a frame; a frame
-that comes alone does not wait.
+that comes alone does not wait, nor does an entry that is urgent.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Committer:
         self._changed = threading.Condition()
         self._queues: list[JournalQueue] = []
         self._reports: deque[Report] = deque()
-        self._closing = False
+        self._closing = self._hurry = False
         self.wake_fd, self._wake_write = os.pipe()
         os.set_blocking(self.wake_fd, False)
         os.set_blocking(self._wake_write, False)
@@ -72,10 +72,15 @@ class Committer:
             self._queues.append(queue)
         return queue
 
-    def put(self, queue: JournalQueue, item: Item) -> int:
-        """Queue an entry; returns its number, which a report will name."""
+    def put(self, queue: JournalQueue, item: Item, *, urgent: bool = False) -> int:
+        """Queue an entry; returns its number, which a report will name.
+
+        Args:
+            urgent: its group begins as soon as the one under way is on the disk.
+        """
         with self._changed:
             queue.items.append(item)
+            self._hurry |= urgent
             self._changed.notify_all()
             return queue.written + len(queue.items)
 
@@ -135,8 +140,10 @@ class Committer:
                 if not closing:
                     # Entries of other senders make the same group.
                     self._changed.wait_for(
-                        lambda: self._closing, max(0.0, began + self._gather_s - time.monotonic())
+                        lambda: self._closing or self._hurry,
+                        max(0.0, began + self._gather_s - time.monotonic()),
                     )
+                self._hurry = False
                 began = time.monotonic()
                 due = self._due(began) if not closing else list(self._queues)
             for queue in due:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import stat
 from pathlib import Path
 
@@ -22,7 +23,9 @@ from mcap.reader import SeekingReader
 
 from streamer.journal import (
     Begin,
+    Committer,
     Corrected,
+    Dropped,
     Files,
     FrameEntry,
     History,
@@ -285,3 +288,23 @@ def test_a_new_epoch_begins_empty(tmp_path: Path) -> None:
     read = list(read_journal(tmp_path))
     assert [bytes(one.parts[0]) for one in read if isinstance(one.entry, FrameEntry)] == [b"other"]
     assert isinstance(read[0].entry, Begin) and read[0].entry.hello == HELLO
+
+
+def test_an_urgent_entry_takes_its_group_along_at_once(tmp_path: Path) -> None:
+    committer = Committer(gather_s=1e6)
+    queue = committer.add(opened(tmp_path))
+    try:
+        durable = 0
+        committer.put(queue, frame(0))
+        last = 0
+        for seq in range(1, 4):
+            # Alone it would wait for days.
+            committer.put(queue, frame(seq))
+            last = committer.put(queue, Item(Dropped(seqs=[seq])), urgent=True)
+            while durable < last:
+                assert select.select([committer.wake_fd], [], [], 60.0)[0], "nothing was written"
+                durable = max([durable, *(report.durable for report in committer.collect())])
+        assert durable == last == 7
+    finally:
+        committer.close()
+    assert seqs([recorded.entry for recorded in read_journal(tmp_path)]) == [0, 1, 2, 3]
