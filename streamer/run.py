@@ -270,7 +270,7 @@ def write_results(
     origin = world_origin(engine.map.chunks.values())
     splats = engine.splats_world(origin)
     write_ply(out / "map.ply", splats, offset=origin)
-    _write_keyframes(out / CAMERAS_FILE, engine, plan)
+    write_keyframes(out, engine, plan)
 
     held_out = HeldOut.load(
         plan.capture,
@@ -303,13 +303,13 @@ def write_results(
     return figures, scores
 
 
-def _write_keyframes(path: Path, engine: Engine, plan: RunPlan) -> None:
-    """The key frames' poses as they are at the end, with their lens at the working size."""
+def write_keyframes(out: Path, engine: Engine, plan: RunPlan) -> None:
+    """`cameras.json`: the key frames' poses as they are now, with their lens at working size."""
     keyframes = list(engine.keyframes.values())
     frames = [plan.given[keyframe.seq] for keyframe in keyframes]
     models = [plan.capture.camera_of(frame) for frame in frames]
     write_cameras(
-        path,
+        out / CAMERAS_FILE,
         [keyframe.c2w for keyframe in keyframes],
         [m.scaled(*working_size(m.width, m.height, plan.long_side)) for m in models],
         [frame.image_path.name for frame in frames],

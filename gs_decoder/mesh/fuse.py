@@ -40,7 +40,9 @@ class MeshConfig:
     max_cameras: more are thinned out evenly.
     beside: also look from two places beside every camera.
     least_weight: weight from which a voxel counts as seen; a clear view of it gives nearly 1, a
-        misty one a tenth.
+        misty one a tenth, one that looks at something right before it less.
+    close_holes: voxels by which surfaces are carried on from all sides into what was not seen;
+        what closes a hole wholly stays. So holes up to twice as wide are closed; 0 for none.
     floater_share: connected parts with less of the whole area are removed.
     """
 
@@ -49,7 +51,8 @@ class MeshConfig:
     truncation_voxels: float = 6.0
     max_cameras: int = 200
     beside: bool = True
-    least_weight: float = 0.1
+    least_weight: float = 0.02
+    close_holes: int = 8
     floater_share: float = 0.002
     views: ViewConfig = field(default_factory=ViewConfig)
 
@@ -104,7 +107,8 @@ def mesh_splats(
     for number, view in enumerate(views):
         volume.integrate(view)
         progress(total // 2 + (total - total // 2) * (number + 1) // len(views), total)
-    mesh = volume.surface(config.least_weight).without_floaters(config.floater_share)
+    mesh = volume.surface(config.least_weight, config.close_holes)
+    mesh = mesh.without_floaters(config.floater_share)
     if not len(mesh.faces):
         raise MeshError("the map has no surface that its cameras see clearly: refine it longer")
     return Fusion(replace(mesh, origin=base), voxel, len(views), volume.blocks)

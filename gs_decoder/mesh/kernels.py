@@ -21,6 +21,7 @@ Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 Int32 = NDArray[np.int32]
 Int64 = NDArray[np.int64]
+UInt8 = NDArray[np.uint8]
 
 
 @numba.njit(nogil=True, cache=True)
@@ -171,7 +172,7 @@ def integrate(
 
 
 @numba.njit(nogil=True, cache=True)
-def _place(near: Int32, b: int, i: int, j: int, k: int) -> tuple[int, int]:
+def place(near: Int32, b: int, i: int, j: int, k: int) -> tuple[int, int]:
     """(block, cell) of a voxel with coordinates -1 … 8 as seen from block b; block -1: none."""
     di, dj, dk = 1, 1, 1
     if i < 0:
@@ -195,23 +196,25 @@ def surface_vertices(
     corners: Float64,
     voxel: float,
     distance: Float32,
-    weight: Float32,
+    reached: UInt8,
     rgb: Float32,
     rgb_weight: Float32,
-    least: float,
     number: Int32,
     positions: Float64,
     colours: Float32,
+    seen: NDArray[np.bool_],
 ) -> int:
     """Surface nets (Gibson 1998): one vertex in each cell that the surface crosses; their count.
 
     A cell lies between eight voxels' centres and is named by the lowest of them; the vertex is the
-    mean of where the surface cuts its edges. Cells with a voxel that was never seen have none.
+    mean of where the surface cuts its edges. Cells with a voxel that is unknown have none.
 
     Args:
-        near: (B, 27) blocks around each block, -1 = none. least: weight from which a voxel counts.
+        near: (B, 27) blocks around each block, -1 = none.
+        reached: (B, 512) 0 = unknown, 1 = seen, else reached by `closing.grow`.
         number: (B, 512), filled with the vertex of each cell, -1 = none.
         positions, colours: (M, 3) room; with M = 0 vertices are only counted.
+        seen: (M,) room; whether all eight voxels were seen.
     """
     count = 0
     value = np.empty(8)
@@ -224,14 +227,15 @@ def surface_vertices(
                     cell = (i * SIDE + j) * SIDE + k
                     number[b, cell] = -1
                     below = 0
-                    whole = True
+                    whole, real = True, True
                     for corner in range(8):
-                        other, at = _place(
+                        other, at = place(
                             near, b, i + (corner >> 2), j + ((corner >> 1) & 1), k + (corner & 1)
                         )
-                        if other < 0 or weight[other, at] < least:
+                        if other < 0 or reached[other, at] == 0:
                             whole = False
                             break
+                        real = real and reached[other, at] == 1
                         value[corner] = distance[other, at]
                         shaded[corner] = 1.0 if rgb_weight[other, at] > 0.0 else 1e-6
                         for c in range(3):
@@ -268,6 +272,7 @@ def surface_vertices(
                         colours[count, 0] = red / tint
                         colours[count, 1] = green / tint
                         colours[count, 2] = blue / tint
+                        seen[count] = real
                     number[b, cell] = count
                     count += 1
     return count
@@ -292,7 +297,7 @@ def surface_faces(near: Int32, distance: Float32, number: Int32, faces: Int32) -
                     here = distance[b, (i * SIDE + j) * SIDE + k]
                     for axis in range(3):
                         di, dj, dk = int(axis == 0), int(axis == 1), int(axis == 2)
-                        other, at = _place(near, b, i + di, j + dj, k + dk)
+                        other, at = place(near, b, i + di, j + dj, k + dk)
                         if other < 0 or (here < 0.0) == (distance[other, at] < 0.0):
                             continue
                         # The cells around the edge, turning about +axis.
@@ -307,7 +312,7 @@ def surface_faces(near: Int32, distance: Float32, number: Int32, faces: Int32) -
                                 ck, ci = k - p, i - q
                             else:
                                 ci, cj = i - p, j - q
-                            block, cell = _place(near, b, ci, cj, ck)
+                            block, cell = place(near, b, ci, cj, ck)
                             if block < 0 or number[block, cell] < 0:
                                 whole = False
                                 break

@@ -79,6 +79,30 @@ class Mesh:
         return self.select((areas >= least_share * areas.sum())[parts])
 
 
+def without_flaps(faces: NDArray[np.int32], firm: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """(F,) which faces (F, 3) stay when those that are not `firm` (F,) have to close something.
+
+    One of them with an edge that no other face shares hangs over a rim; without it the next one
+    may, so they go until none does.
+    """
+    stay = np.ones(len(faces), bool)
+    loose = np.flatnonzero(~firm)
+    if not len(loose):
+        return stay
+    ends = np.sort(faces[:, [[0, 1], [1, 2], [2, 0]]].astype(np.int64), axis=2)
+    edges = ends[..., 0] << 32 | ends[..., 1]
+    edge = np.unique(edges, return_inverse=True)[1].reshape(-1, 3)
+    sharing = np.bincount(edge.reshape(-1))
+    while len(loose):
+        hangs = (sharing[edge[loose]] == 1).any(axis=1)
+        if not hangs.any():
+            break
+        stay[loose[hangs]] = False
+        sharing -= np.bincount(edge[loose[hangs]].reshape(-1), minlength=len(sharing))
+        loose = loose[~hangs]
+    return stay
+
+
 def draw_mesh(
     mesh: Mesh, c2w: NDArray[np.float64], K: NDArray[np.float64], width: int, height: int
 ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:

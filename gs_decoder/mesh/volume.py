@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -10,12 +10,12 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from gs_decoder.mesh import kernels
+from gs_decoder.mesh import closing, kernels
 from gs_decoder.mesh.kernels import CELLS, REACH, SIDE
-from gs_decoder.mesh.triangles import Mesh
+from gs_decoder.mesh.triangles import Mesh, without_flaps
 
-BLOCK_BYTES = CELLS * (4 + 4 + 12 + 4 + 4) + 27 * 4 + 8 + 24
-"""Memory of one block: distance, weight, colour and its weight, the vertices' numbers."""
+BLOCK_BYTES = CELLS * (4 + 4 + 12 + 4 + 4 + 1) + 27 * 4 + 8 + 24
+"""Memory of one block: distance, weight, colour and its weight, the vertices' numbers, rings."""
 _STRIDE = 2
 
 
@@ -97,44 +97,87 @@ class TsdfVolume:
                 self._rgb_weight,
             )
 
-        with ThreadPoolExecutor(self._threads) as pool:
-            list(pool.map(part, range(self._threads)))
+        self._share_out(part)
 
-    def surface(self, least_weight: float = 0.1) -> Mesh:
-        """The zero crossing between voxels whose weights are at least `least_weight`."""
+    def surface(self, least_weight: float = 0.1, close: int = 0) -> Mesh:
+        """The zero crossing between voxels whose weights are at least `least_weight`.
+
+        Nothing is integrated afterwards.
+
+        Args:
+            close: voxels by which distances are carried on into what was not seen, from all sides,
+                as Davis et al. 2002 do. Of the surface there only what closes a hole wholly stays:
+                no rim grows, and what was seen to be free stays so. 0: holes stay.
+        """
         near = self._neighbours()
+        reached = (self._weight >= least_weight).astype(np.uint8)
+        self._carry_on(near, reached, close)
         number = np.empty((self.blocks, CELLS), np.int32)
-        none = np.zeros((0, 3))
 
-        def vertices(positions: NDArray[np.float64], colours: NDArray[np.float32]) -> int:
+        def vertices(
+            positions: NDArray[np.float64], colours: NDArray[np.float32], seen: NDArray[np.bool_]
+        ) -> int:
             return int(
                 kernels.surface_vertices(
                     near,
                     self._corners,
                     self.voxel,
                     self._distance,
-                    self._weight,
+                    reached,
                     self._rgb,
                     self._rgb_weight,
-                    least_weight,
                     number,
                     positions,
                     colours,
+                    seen,
                 )
             )
 
-        count = vertices(none, np.zeros((0, 3), np.float32))
+        count = vertices(np.zeros((0, 3)), np.zeros((0, 3), np.float32), np.zeros(0, bool))
         positions, colours = np.zeros((count, 3)), np.zeros((count, 3), np.float32)
+        seen = np.zeros(count, bool)
         if count:
-            vertices(positions, colours)
+            vertices(positions, colours, seen)
         empty = np.zeros((0, 3), np.int32)
         faces = np.zeros((kernels.surface_faces(near, self._distance, number, empty), 3), np.int32)
         if len(faces):
             kernels.surface_faces(near, self._distance, number, faces)
         rounded = np.clip(np.round(colours), 0, 255).astype(np.uint8)
-        # At the rim of what was seen there are vertices without a triangle.
         mesh = Mesh(positions.astype(np.float32), faces, rounded)
-        return mesh.select(np.ones(len(faces), bool))
+        # Triangles come in pairs, one pair of four vertices.
+        firm = seen[faces].all(axis=1).reshape(-1, 2).all(axis=1).repeat(2)
+        # At the rim of what was seen there are vertices without a triangle.
+        return mesh.select(without_flaps(faces, firm))
+
+    def _carry_on(self, near: NDArray[np.int32], reached: NDArray[np.uint8], rings: int) -> None:
+        """Distances and colours for `rings` voxels around those that were seen; `reached` grows."""
+        for ring in range(2, rings + 2):
+
+            def outwards(first: int, ring: int = ring) -> None:
+                closing.grow(
+                    near,
+                    first,
+                    self._threads,
+                    ring,
+                    self._distance,
+                    self._rgb,
+                    self._rgb_weight,
+                    reached,
+                )
+
+            self._share_out(outwards)
+        # Two sweeps a ring, of two parities each: what is on one side of a hole reaches the other.
+        for sweep in range(4 * rings):
+
+            def relax(first: int, parity: int = sweep & 1) -> None:
+                closing.smooth(near, first, self._threads, parity, self._distance, reached)
+
+            self._share_out(relax)
+
+    def _share_out(self, part: Callable[[int], None]) -> None:
+        """Call `part` with each number of a thread, in threads."""
+        with ThreadPoolExecutor(self._threads) as pool:
+            list(pool.map(part, range(self._threads)))
 
     def _neighbours(self) -> NDArray[np.int32]:
         """(B, 27) the blocks around each block, x slowest; -1 where there is none."""

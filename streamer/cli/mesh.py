@@ -2,7 +2,7 @@
 
 MAP is a 3DGS PLY file, a folder of `splatstream run`, or the address of a running daemon. Depth is
 rendered from its cameras (cameras.json beside it, the daemon's key frames, or --cameras) and from
-beside them, fused, and small loose parts are removed.
+beside them, fused; small holes are closed and small loose parts removed.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from typing import Annotated, Literal
 import tyro
 
 from streamer.cli.keys import KeyOptions
+
+_MOST_CLOSED = 64
 
 
 @dataclass(kw_only=True, slots=True)
@@ -35,6 +37,9 @@ class Options(KeyOptions):
     """Gigabytes for the voxels; they grow until they fit."""
     floaters: float = 0.002
     """Loose parts with less than this share of the whole area are removed."""
+    close_holes: int = 8
+    """Voxels by which surfaces are carried on into holes from all sides: holes up to twice as wide
+    are closed where nothing was seen to be free; 0 leaves them."""
     up: Literal["auto", "x", "y", "z", "-x", "-y", "-z"] = "auto"
     """What is up in the map's world, for a glb; auto: as the cameras were held."""
 
@@ -52,6 +57,10 @@ def run(options: Options) -> int:
         raise MeshOptionError(f"--memory is {options.memory:g}; 0.01 to 1024 gigabytes")
     if not 0.0 <= options.floaters < 1.0:
         raise MeshOptionError(f"--floaters is {options.floaters:g}; a share from 0 to below 1")
+    if not 0 <= options.close_holes <= _MOST_CLOSED:
+        raise MeshOptionError(
+            f"--close-holes is {options.close_holes}; 0 (none) to {_MOST_CLOSED} voxels"
+        )
     from rich.markup import escape
 
     from gs_decoder.mesh import MeshConfig
@@ -72,6 +81,7 @@ def run(options: Options) -> int:
                 voxel=options.voxel,
                 memory_bytes=int(options.memory * (1 << 30)),
                 floater_share=options.floaters,
+                close_holes=options.close_holes,
             ),
             progress=lambda done, total: progress.update(100 * done // total),
         )

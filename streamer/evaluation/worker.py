@@ -1,7 +1,7 @@
 """One run in a process of its own: `python -m streamer.child streamer.evaluation.worker FOLDER`.
 
-Reads FOLDER/job.json and leaves the maps and run.json there. Of the held-out frames it reads
-nothing but their entries in the capture's listing.
+Reads FOLDER/job.json and leaves the maps, cameras.json (the key frames at the end) and run.json
+there. Of the held-out frames it reads nothing but their entries in the capture's listing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from streamer.evaluation.errors import EvaluationError
 from streamer.evaluation.job import JOB, OUTCOME, Job, Outcome, read_job, write
 from streamer.evaluation.marks import Marks
 from streamer.evaluation.methods import build_model
-from streamer.run import RunPlan, run_capture
+from streamer.run import RunPlan, run_capture, write_keyframes
 from streamer.session.engine import Engine
 from streamer.session.settings import EngineConfig, engine_config
 from streamer.session.threads import use_all_cores
@@ -65,6 +65,7 @@ def build_map(job: Job) -> Outcome:
         marks.finish(engine)
     else:
         marks.write_last(engine)
+    write_keyframes(Path(job.out), engine, plan)
     red, green, blue = (float(value) for value in engine.refiner.background)
     return Outcome(
         model=engine.model.describe(),

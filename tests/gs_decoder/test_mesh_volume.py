@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from map_helpers import random_rotation
 
 from gs_decoder.mesh import DepthView, Mesh, MeshError, TsdfVolume, draw_mesh, surface_blocks
+from gs_decoder.mesh.triangles import without_flaps
 
 K = np.array([[80.0, 0.0, 40.0], [0.0, 80.0, 30.0], [0.0, 0.0, 1.0]])
 WIDTH, HEIGHT = 80, 60
@@ -54,12 +55,12 @@ def sphere_depth(c2w: np.ndarray, centre: np.ndarray, radius: float) -> np.ndarr
     return np.where(root > 0, (-b - np.sqrt(np.maximum(root, 0))) / a, 0.0)
 
 
-def fused(views: list[DepthView], voxel: float, threads: int = 1) -> Mesh:
+def fused(views: list[DepthView], voxel: float, threads: int = 1, close: int = 0) -> Mesh:
     keys = surface_blocks(views, voxel, 4 * voxel)
     volume = TsdfVolume(keys, voxel, 4 * voxel, threads=threads)
     for view in views:
         volume.integrate(view)
-    return volume.surface()
+    return volume.surface(close=close)
 
 
 def edges_of(mesh: Mesh) -> tuple[np.ndarray, np.ndarray]:
@@ -139,8 +140,12 @@ def test_a_sphere_is_a_closed_sphere(seed: int, radius: float, fineness: int) ->
 
 def test_threads_do_not_change_a_bit() -> None:
     pose = looking_at(np.array([0.0, 0.0, -3.0]), np.zeros(3))
-    looks = [view_of(sphere_depth(pose, np.zeros(3), 1.0), pose, (1, 2, 3))]
-    one, three = fused(looks, 0.06, 1), fused(looks, 0.06, 3)
+    depth = sphere_depth(pose, np.zeros(3), 1.0)
+    depth[28:33, 40:44] = 0.0
+    looks = [view_of(depth, pose, (1, 2, 3))]
+    one, three = fused(looks, 0.06, 1, close=5), fused(looks, 0.06, 3, close=5)
+    assert len(one.faces) > len(fused(looks, 0.06).faces)
+    assert np.array_equal(one.colours, three.colours)
     assert np.array_equal(one.vertices, three.vertices)
     assert np.array_equal(one.faces, three.faces)
 
@@ -165,6 +170,91 @@ def test_free_space_that_others_saw_removes_a_floater() -> None:
     assert kept.vertices[:, 2].min() > 0.7
     assert 0 < len(kept.faces) < len(alone.faces)
     assert kept.faces.max() == len(kept.vertices) - 1
+
+
+def wall_looks(hole: slice, behind: float = 0.0) -> list[DepthView]:
+    """A slanting wall from two sides; where one picture has the hole it shows nothing, or what is
+    so far behind."""
+    normal = np.array([0.3, 0.2, 1.0]) / np.linalg.norm([0.3, 0.2, 1.0])
+    looks = []
+    for x in (-0.2, 0.2):
+        pose = looking_at(np.array([x, 0.0, -2.0]), np.zeros(3))
+        depth, other = plane_depth(pose, normal, 0.0), plane_depth(pose, normal, behind)
+        # The same place on the wall for both: the hole is the wall's.
+        places = pose[:3, 3] + depth[..., None] * rays(pose)
+        half = (hole.stop - hole.start) / 80.0
+        inside = (np.abs(places[..., 0]) < half) & (np.abs(places[..., 1]) < half)
+        depth[inside] = other[inside] if behind else 0.0
+        looks.append(view_of(depth, pose, (40, 90, 200)))
+    return looks
+
+
+@pytest.mark.parametrize("width", [4, 8])
+def test_holes_are_closed_and_no_rim_grows(width: int) -> None:
+    normal = np.array([0.3, 0.2, 1.0]) / np.linalg.norm([0.3, 0.2, 1.0])
+    looks = wall_looks(slice(0, width))
+    torn, whole = fused(looks, 0.05), fused(looks, 0.05, close=6)
+    inner = (slice(12, -12), slice(16, -16))
+    for look in looks:
+        before, after = (draw_mesh(m, look.c2w, K, WIDTH, HEIGHT)[0][inner] for m in (torn, whole))
+        assert (before == 0).sum() > 3 * width
+        assert (after > 0).all()
+    off = np.abs(whole.vertices @ normal)
+    assert off.max() < 0.05 and off.mean() < 0.01
+    assert np.abs(whole.colours.astype(int) - (40, 90, 200)).max() <= 1
+    # All of the torn one is there, and what came is inside of it.
+    assert np.array_equal(torn.vertices.min(0), whole.vertices.min(0))
+    assert np.array_equal(torn.vertices.max(0), whole.vertices.max(0))
+    rims = [_loops(mesh) for mesh in (torn, whole)]
+    assert rims[0] == 2 and rims[1] == 1
+
+
+def test_a_hole_too_wide_stays_as_it_is() -> None:
+    looks = wall_looks(slice(0, 40))
+    torn, same = fused(looks, 0.05), fused(looks, 0.05, close=3)
+    # A pit of a voxel in the hole's rim may be closed, the hole not begun to be.
+    assert 0 <= len(same.faces) - len(torn.faces) < 10
+    assert _loops(torn) == _loops(same) == 2
+
+
+def test_a_window_stays_open() -> None:
+    looks = wall_looks(slice(0, 12), behind=0.8)
+    torn, same = fused(looks, 0.05), fused(looks, 0.05, close=6)
+    for look in looks:
+        depths = [draw_mesh(mesh, look.c2w, K, WIDTH, HEIGHT)[0] for mesh in (torn, same)]
+        through = (depths[0] > look.depth - 0.1) & (look.depth > 2.4)
+        assert through.sum() > 50
+        assert np.allclose(depths[1][through], depths[0][through], atol=0.05)
+
+
+def _loops(mesh: Mesh) -> int:
+    """Closed ways along edges that one triangle alone has."""
+    directed, _ = edges_of(mesh)
+    edges, counts = np.unique(np.sort(directed, 1), axis=0, return_counts=True)
+    rim = edges[counts == 1]
+    names = np.arange(len(mesh.vertices))
+    for _ in range(len(rim)):
+        least = names.copy()
+        np.minimum.at(least, rim[:, 0], names[rim[:, 1]])
+        np.minimum.at(least, rim[:, 1], names[rim[:, 0]])
+        if np.array_equal(least, names):
+            break
+        names = least
+    return len(np.unique(names[rim]))
+
+
+def test_what_closes_nothing_is_taken_away() -> None:
+    # A ring of firm triangles around a square, which two loose ones close; one more hangs on.
+    square = [[0, 1, 2], [0, 2, 3]]
+    firm = [[1, 0, 4], [2, 1, 5], [3, 2, 6], [0, 3, 7]]
+    hanging = [[5, 4, 8], [8, 4, 9]]
+    faces = np.array(firm + square + hanging, np.int32)
+    stay = without_flaps(faces, np.arange(len(faces)) < 4)
+    assert stay.tolist() == [True] * 6 + [False] * 2
+    # Without one of the square's halves the other closes nothing either.
+    stay = without_flaps(np.array(firm + square[:1], np.int32), np.arange(5) < 4)
+    assert stay.tolist() == [True] * 4 + [False]
+    assert without_flaps(faces, np.ones(8, bool)).all()
 
 
 def test_a_voxel_too_small_for_the_world_is_named() -> None:

@@ -31,6 +31,7 @@ from streamer.held_out import HeldOut
 from streamer.run import RunPlan
 from streamer.session.batching import view_batch
 from streamer.sources import open_capture
+from streamer.trajectory import CAMERAS_FILE, read_trajectory
 from ttt_core import StreamingModel, ViewBatch
 
 # Kernels compile once on a machine.
@@ -91,6 +92,8 @@ def test_held_out_pictures_and_poses_never_reach_the_map(tmp_path: Path) -> None
         (record,) = outcome.maps
         assert (record.at, record.batch, record.refinement_steps) == (None, None, 12)
         assert outcome.frames_in == outcome.frames_done == 6
+        cameras = read_trajectory(tmp_path / name / "out" / CAMERAS_FILE)
+        assert len(cameras.c2w) == record.keyframes > 0
         maps[name] = (tmp_path / name / "out" / record.file).read_bytes()
     assert maps["held out changed"] == maps["as it is"]
     assert maps["given changed"] != maps["as it is"]

@@ -70,6 +70,8 @@ def test_ply_and_glb_of_a_map(
         (["--out", "mesh.ply", "--voxel", "0.005", "--memory", "0.02"], "--memory"),
         (["--out", "mesh.ply", "--memory", "0"], "--memory"),
         (["--out", "mesh.ply", "--floaters", "1"], "--floaters"),
+        (["--out", "mesh.ply", "--close-holes", "-1"], "--close-holes"),
+        (["--out", "mesh.ply", "--close-holes", "65"], "--close-holes"),
         (["--out", "mesh.ply", "--cameras", "nowhere.json"], "nowhere.json"),
     ],
 )
