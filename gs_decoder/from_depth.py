@@ -136,7 +136,10 @@ def splats_from_depth(
     x = (column.to(z) + 0.5 - cx) / fx
     y = (row.to(z) + 0.5 - cy) / fy
     means = torch.stack([x * z, y * z, z], -1)
-    normals = depth_normals(depth, intrinsics, edge_slant=config.edge_slant)[row, column]
+    asked = torch.zeros_like(wanted)
+    asked[row, column] = True
+    normals = depth_normals(depth, intrinsics, edge_slant=config.edge_slant, wanted=asked)
+    normals = normals[row, column]
     frame, cosine = _surface_frame(means, normals, config.max_slant)
     quats = quaternion_from_matrix(frame)
     if rotation_residual is not None:
