@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import queue
 import threading
 import time
@@ -20,6 +19,7 @@ from streamer.held_out import HeldOut, Unreadable
 from streamer.report import contact_sheet, write_report
 from streamer.scoring import Scores, WorldSplats, score
 from streamer.session.engine import Engine
+from streamer.session.pace import SHARE
 from streamer.session.settings import engine_config
 from streamer.session.threads import use_all_cores
 from streamer.sources import Capture, CaptureFrame, load_frame
@@ -28,8 +28,6 @@ from streamer.undistort import working_size
 from ttt_core import default_model
 
 _AHEAD = 16
-_STREAM_SHARE = 0.6
-"""Of the time limit, what the frames may take together with the refinement between them."""
 _NAP_S = 0.02
 
 
@@ -39,8 +37,8 @@ class RunPlan:
     side, pixels), and wall seconds from the first frame read (inf: until the map has settled).
 
     Attributes:
-        aim: seconds at which the map should be good first; frames are taken within 0.6 of it.
-            None: the time limit.
+        aim: seconds at which the map should be good first: what key frames may take is a share of
+            it. None: the time limit.
         rate: given frames a second that arrive, as from a camera; 0: all of them are there. At a
             rate every frame is taken, however late; the time limit then ends refinement alone.
     """
@@ -58,24 +56,15 @@ class RunPlan:
         """Seconds until which the time after `taken` frames is refinement's."""
         if self.rate > 0.0:
             return min(taken + batch, max(taken, len(self.given))) / self.rate
-        aim = self._first_aim
-        # New frames are fused into what refinement made of the old ones: spread it over them.
-        return _STREAM_SHARE * aim * taken / len(self.given) if math.isfinite(aim) else 0.0
+        return 0.0
 
-    def waiting(self, elapsed: float, taken: int) -> int:
-        """Frames that should have been taken and are not: those that have arrived at the rate, or
-        those that the time would be over for; 0 where there is neither rate nor limit."""
-        return max(0, min(int(self._due(elapsed)), len(self.given)) - taken)
-
-    def _due(self, elapsed: float) -> float:
-        """Frames whose time has come."""
+    def key_frame_seconds(self, frames: int) -> float:
+        """What the key frames among so many frames may take; inf where there is neither rate nor
+        limit."""
         if self.rate > 0.0:
-            return self.rate * elapsed
-        return elapsed / (_STREAM_SHARE * self._first_aim) * len(self.given)
-
-    @property
-    def _first_aim(self) -> float:
-        return self.time_limit if self.aim is None else self.aim
+            return SHARE * frames / self.rate
+        aim = self.time_limit if self.aim is None else self.aim
+        return SHARE * aim * frames / len(self.given)
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,11 +178,11 @@ def run_capture(
     progress: Callable[[Engine, int], None] | None = None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> RunOutcome:
-    """Feed all frames to the engine, refining between and after them, until the time is up.
+    """Feed all frames to the engine, refine when it has them, until the time is up.
 
-    Without a time limit frames follow each other at once, and the end is when the map has settled.
-    At a rate a batch waits for its last frame, and for nothing else: an engine that falls behind
-    is told how many frames wait.
+    Without a time limit the end is when the map has settled. With one, or at a rate, the engine is
+    told what the key frames of a batch may take. At a rate a batch waits for its last frame, and
+    what is left until then is refinement's.
 
     Frames that cannot be read are passed over.
 
@@ -231,14 +220,19 @@ def run_capture(
             tell()
 
     batch = engine.config.batch
+    count = batch
     try:
         use_time_until(plan.next_batch_at(0, batch))
         while not done_reading():
-            frames = reader.take(batch)
+            frames = reader.take(count)
             if not frames:
                 break
             frames_in += len(frames)
-            engine.process(frames, late=plan.waiting(time.monotonic() - started, frames_in))
+            if plan.rate == 0.0:
+                height, width = frames[0].image.shape[:2]
+                seconds = plan.key_frame_seconds(batch)
+                count = batch * engine.pace.together(batch, seconds, height, width)
+            engine.process(frames, seconds=plan.key_frame_seconds(len(frames)))
             stream_seconds = time.monotonic() - started
             tell()
             use_time_until(plan.next_batch_at(frames_in, batch))

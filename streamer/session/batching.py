@@ -33,6 +33,40 @@ def in_map_units(frame: Frame, scale: float) -> Frame:
     return dataclasses.replace(frame, depth=depth)
 
 
+def reduced(frame: Frame, factor: float) -> Frame:
+    """The same view in pixels `factor` times as large; the frame itself at 1.
+
+    Depth samples are picked, never mixed; a pixel with anything masked in it is masked.
+    """
+    if factor <= 1.0:
+        return frame
+    height, width = frame.image.shape[:2]
+    size = max(1, round(width / factor)), max(1, round(height / factor))
+    valid = None
+    if frame.valid is not None:
+        share = cv2.resize(frame.valid.astype(np.float32), size, interpolation=cv2.INTER_AREA)
+        valid = np.asarray(share > 0.999)
+    small = dataclasses.replace(
+        frame,
+        image=np.asarray(cv2.resize(frame.image, size, interpolation=cv2.INTER_AREA), np.uint8),
+        K=np.diag([size[0] / width, size[1] / height, 1.0]) @ frame.K,
+        depth=None,
+        valid=valid,
+    )
+    if frame.depth is None:
+        return small
+    return dataclasses.replace(small, depth=picked(frame.depth, small))
+
+
+def picked(depth: Float32, frame: Frame) -> Float32:
+    """(h, w) of a larger depth picture, at the pixels of a reduced frame."""
+    height, width = frame.image.shape[:2]
+    if depth.shape == (height, width):
+        return depth
+    small = cv2.resize(depth, (width, height), interpolation=cv2.INTER_NEAREST)
+    return np.asarray(small, np.float32)
+
+
 def filled_depth(frame: Frame, rendered: tuple[Float32, Float32, Float32] | None) -> Float32:
     """(H, W) z-depth of a map as a frame sees it, 0 where it holds nothing.
 

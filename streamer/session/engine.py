@@ -32,13 +32,14 @@ from streamer.session.batching import (
     thumbnail,
     view_batch,
 )
-from streamer.session.choosing import Judged, judge_frames
+from streamer.session.choosing import Judged, by_size, judge_frames
 from streamer.session.corrections import PosesOutcome, Trajectory, rigid, scale_of
 from streamer.session.fusing import fuse_keyframe
 from streamer.session.keyframe_table import KeyframeTable
 from streamer.session.keyframes import KeyframeSelector
 from streamer.session.moving import follow, show_moved
 from streamer.session.outbox import Keyframe, Latencies, Outbox, SessionStatus
+from streamer.session.pace import Pace
 from streamer.session.residence import Residence
 from streamer.session.settings import EngineConfig, view_renderer
 from streamer.session.spill_files import SpillFolder
@@ -68,6 +69,7 @@ class Engine:
         )
         self.frames_done = 0
         self.paused = False
+        self.pace = Pace()
         self._spill: SpillFolder | None = None
         self._resident_budget = min(self.config.resident_budget, self.config.map_budget)
         self._aside = Aside()
@@ -94,13 +96,18 @@ class Engine:
         self._latencies = Latencies()
 
     def warm_up(self, height: int, width: int) -> None:
-        """Compile and touch everything a batch of this size needs, on frames of a checkerboard."""
+        """Compile and touch everything a batch of this size needs, on frames of a checkerboard, and
+        find out what a batch costs here."""
         self.model.warm_up(height, width)
         probe = Engine(dataclasses.replace(self.config, refine_steps=0), model=self.model)
         probe.process(checkerboard(height, width))
         probe.refiner.step()
         probe.publish()
+        probe.reset()
+        probe.pace = Pace()
+        probe.process(checkerboard(height, width))
         probe.close()
+        self.pace.per_pixel = probe.pace.per_pixel
 
     def close(self) -> None:
         """Stop the threads."""
@@ -110,19 +117,23 @@ class Engine:
     # Frames ----------------------------------------------------------------------------------
 
     def process(
-        self, frames: Sequence[Frame], *, late: int = 0, attend: Attend = attend_to_nothing
+        self,
+        frames: Sequence[Frame],
+        *,
+        seconds: float = math.inf,
+        attend: Attend = attend_to_nothing,
     ) -> None:
         """One batch, in order of seq: predict, fuse, publish. Every frame needs a pose.
 
         Args:
-            late: frames that wait already, or were lost, because earlier batches took too long.
-                Key frames lie the farther apart, the more whole batches that is: a slow machine
-                gets a coarser map and catches up. Not with `refine_steps`, which promises the same
-                map whatever the time.
+            seconds: what its key frames may take: where that is little, they are predicted from
+                smaller pictures, and then fewer of them (`Pace`). Not with `refine_steps`, which
+                promises the same map whatever the time.
             attend: called between the steps, and while a thread predicts. What it announces is
                 followed when the batch is done.
         """
-        behind = 0 if self.config.refine_steps else late // self.config.batch
+        if frames and not self.config.refine_steps:
+            self.pace.earn(seconds, *frames[0].image.shape[:2])
         started = time.monotonic_ns()
         if frames and len(self.trajectory) == 0:
             self._begin(frames)
@@ -137,7 +148,7 @@ class Engine:
         frames = [in_map_units(f, scale_of(self.trajectory.pose(f.seq))) for f in frames]
         with self.outbox.timed("keyframes"):
             judged = []
-            for judgement in judge_frames(self, frames, poses, 1.0 + behind):
+            for judgement in judge_frames(self, frames, poses):
                 judged.append(judgement)
                 attend(None)
         self._predict_and_fuse([j for j in judged if j.is_keyframe], poses, attend)
@@ -177,28 +188,33 @@ class Engine:
     def _predict_and_fuse(
         self, chosen: Sequence[Judged], poses: Mapping[int, Float64], attend: Attend
     ) -> None:
-        # One camera's images have one size; a batch of several cameras goes through by size.
-        by_size: dict[tuple[int, ...], list[Judged]] = {}
-        for judged in chosen:
-            by_size.setdefault(judged.frame.image.shape, []).append(judged)
-        for group in by_size.values():
-            frames = [judged.frame for judged in group]
-            batch = view_batch(frames, poses, [judged.map_depth for judged in group])
+        left = len(chosen)
+        for group in by_size(chosen):
+            began = time.monotonic()
+            factor = self.pace.reduction(left, *group[0].frame.image.shape[:2])
+            small = [judged.reduced(factor) for judged in group]
+            batch = view_batch([j.frame for j in small], poses, [j.map_depth for j in small])
             with self.outbox.timed("predict"):
                 self.model_state, prediction = self._aside.call(
                     attend, self.model.stream, self.model_state, batch
                 )
                 prediction = on_cpu(prediction)
             with self.outbox.timed("fuse"):
-                for place, frame in enumerate(frames):
-                    self._fuse(frame, poses[frame.seq], prediction, place)
+                for place, judged in enumerate(group):
+                    frame = judged.frame
+                    self._fuse(frame, small[place].frame, poses[frame.seq], prediction, place)
                     attend(None)
+            self.pace.spent(time.monotonic() - began, prediction.depth.numel())
+            left -= len(group)
 
-    def _fuse(self, frame: Frame, pose: Float64, prediction: Prediction, place: int) -> None:
+    def _fuse(
+        self, frame: Frame, small: Frame, pose: Float64, prediction: Prediction, place: int
+    ) -> None:
+        """Take in a key frame that was predicted from `small`, the same in fewer pixels."""
         depth = prediction.depth[place].numpy()
         confident = prediction.confidence[place].numpy() > self.config.fusion.confidence
         self.scene_depth = float(np.median(depth[confident] if confident.any() else depth))
-        chunk = fuse_keyframe(self, frame, pose, prediction, place, trained=self.model.trained)
+        chunk = fuse_keyframe(self, small, pose, prediction, place, trained=self.model.trained)
         self.refiner.add_view(refine_view(frame, pose))
         keyframe = Keyframe(
             seq=frame.seq,
@@ -360,6 +376,7 @@ class Engine:
         self.refiner.close()
         self._clear()
         self.map.clear()
+        self.pace = Pace(self.pace.per_pixel)
         self.frames_done = 0
 
     def splats_world(self, origin: Float64 | None = None) -> Splats:

@@ -52,19 +52,15 @@ class KeyframeSelector:
         turn = np.degrees(np.arccos(cosine)) / self.config.rotation_deg
         return float(np.hypot(shift, turn).min())
 
-    def is_keyframe(
-        self, c2w: Float64, depth: float, unseen: float, coarseness: float = 1.0
-    ) -> bool:
+    def is_keyframe(self, c2w: Float64, depth: float, unseen: float) -> bool:
         """Judge a frame.
 
         Args:
             unseen: share of its pixels that the map leaves empty.
-            coarseness: factor on novelty and share for a stream that is ahead of the machine.
         """
-        novelty = self.novelty(c2w, depth) / coarseness
+        novelty = self.novelty(c2w, depth)
         if novelty >= self.config.novelty:
             return True
-        unseen /= coarseness
         return unseen > self.config.unseen and novelty >= 0.5 * self.config.novelty
 
     def add(self, seq: int, c2w: Float64) -> None:

@@ -46,6 +46,7 @@ from streamer.session.engine_state import engine_state
 from streamer.session.folder import SessionFolderError, begin_life, end_life, session_folder
 from streamer.session.inbox import Inbox
 from streamer.session.late_poses import announce_forwarded
+from streamer.session.pace import Rush
 from streamer.session.resume import resume
 from streamer.session.socket_outbox import SocketOutbox, dealer, publish_socket
 from streamer.session.spill_files import SPILLED, SpillFolder
@@ -106,8 +107,7 @@ class SessionProcess:
         self._unsaved = 0
         """Batches and corrections since the last state."""
         self._next_seq = 0
-        self._dropped: int | None = None
-        """Frames that the live policy had thrown away when the last batch began."""
+        self._rush = Rush()
         if self._life.life > 1:
             epoch, long_side = self._life.epoch, config.session.long_side
             self._next_seq = resume(engine, self.folder, epoch, self._settings, long_side)
@@ -223,11 +223,11 @@ class SessionProcess:
     def _work(self) -> None:
         """Process what was taken; a batch that was on its way when PAUSE came waits for RESUME."""
         while self._waiting and not self.engine.paused:
-            # A lossless sender waits for us; what a live one had to lose says how late we are.
-            before, self._dropped = self._dropped, self._counts.dropped
-            late = 0 if before is None else max(0, self._dropped - before)
+            frames = self._waiting.popleft()
+            # A lossless sender waits for us; what a live one had to lose says how fast it is.
+            seconds = self._rush.batch(time.monotonic(), len(frames), self._counts.dropped)
             with self._turns.working():
-                self.engine.process(self._waiting.popleft(), late=late, attend=self._attend)
+                self.engine.process(frames, seconds=seconds, attend=self._attend)
             self._batch_at = time.monotonic()
             self._unsaved += 1
             if self._save_every and self._unsaved >= self._save_every:
@@ -305,7 +305,7 @@ class SessionProcess:
         self.engine.reset()
         self._next_seq = 0
         self._counts = Counts()
-        self._dropped = None
+        self._rush = Rush()
         self._unsaved = self._saved_steps = 0
         self._waiting.clear()
         self._outbox.begin(epoch)

@@ -244,19 +244,6 @@ def test_redundant_frames_are_done_and_make_no_key_frames() -> None:
     engine.close()
 
 
-def test_an_engine_that_is_late_takes_fewer_key_frames_unless_it_promised_the_same_map() -> None:
-    counts = {}
-    for late in (0, 16):
-        for steps in (0, 1):
-            engine, _ = make_engine(refine_steps=steps)
-            for start in range(0, 24, 4):
-                engine.process(office(start, start + 4), late=late)
-            counts[late, steps] = len(engine.keyframes)
-            engine.close()
-    assert 0 < counts[16, 0] < counts[0, 0]
-    assert counts[16, 1] == counts[0, 1]
-
-
 def test_refinement_ends_by_itself_and_begins_again_with_what_is_new() -> None:
     engine, _ = make_engine(chunk_budget=100, idle_steps=None)
     engine.process(office(0, 2))

@@ -35,17 +35,6 @@ def test_turning_walking_and_seeing_something_new_make_key_frames():
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.floats(0.0, 0.5), st.floats(0.0, 1.0), st.floats(1.0, 10.0), st.floats(1.0, 5.0))
-def test_the_coarser_the_choice_the_fewer_key_frames(step, unseen, coarseness, more):
-    selector = KeyframeSelector()
-    assert selector.is_keyframe(np.eye(4), 2.0, unseen, coarseness), "the first one, always"
-    selector.add(0, np.eye(4))
-    if selector.is_keyframe(pose_at(step), 2.0, unseen, coarseness * more):
-        assert selector.is_keyframe(pose_at(step), 2.0, unseen, coarseness)
-    assert not selector.is_keyframe(pose_at(0.3), 2.0, 0.0, 4.0)
-
-
-@settings(max_examples=50, deadline=None)
 @given(st.floats(1e-3, 1e4), st.floats(0.0, 1.0), st.floats(-30.0, 30.0))
 def test_novelty_does_not_know_the_unit_of_the_world(unit, step, yaw):
     one, other = KeyframeSelector(), KeyframeSelector()
