@@ -218,8 +218,8 @@ class Answers:
             differences, run = _snapshot(mirror, request)
             self._outbox.send(reader, run, differences.nbytes)
         elif isinstance(request, KeyframesRequest):
-            entries = sorted(mirror.keyframes.values(), key=lambda entry: entry.seq)
-            thumbnails = [mirror.thumbnails[e.seq] for e in entries] if request.thumbnails else []
+            entries = mirror.keyframes.entries()
+            thumbnails = mirror.keyframes.thumbnails(entries) if request.thumbnails else []
             answer_ = KeyframesAnswer(id=request.id, keyframes=entries)
             self._outbox.send(reader, [encode(answer_, *thumbnails)])
         elif isinstance(request, ExportRequest):
@@ -305,7 +305,7 @@ class Answers:
             )
         records = list(mirror.table.chunks.values())
         if request.format in ENDINGS:
-            entries = sorted(mirror.keyframes.values(), key=lambda entry: entry.seq)
+            entries = mirror.keyframes.entries()
             poses = [np.array(entry.c2w, np.float64).reshape(4, 4) for entry in entries]
 
             def slow_job() -> Answer:

@@ -15,12 +15,12 @@ from streamer.protocol.links import (
     SyncBegin,
     SyncEnd,
 )
-from streamer.protocol.requests import KeyframeEntry
 from streamer.protocol.update_headers import (
     COUNTED,
     StatusHeader,
     check_version,
 )
+from streamer.publisher.keyframes import KeyframeList
 from streamer.publisher.table import ChunkTable
 
 
@@ -94,7 +94,7 @@ class SessionMirror:
         if kind == Keyframes.KIND:
             self._keyframes(message.read(Keyframes), message.parts)
         elif kind == KeyframesMoved.KIND:
-            self._keyframes_moved(message.read(KeyframesMoved))
+            self.keyframes.move(message.read(KeyframesMoved).c2w)
         elif kind == SyncBegin.KIND:
             self._sync_begin(message.read(SyncBegin))
         elif kind == SyncEnd.KIND:
@@ -116,8 +116,7 @@ class SessionMirror:
 
     def _clear(self) -> None:
         self.table = ChunkTable()
-        self.keyframes: dict[int, KeyframeEntry] = {}
-        self.thumbnails: dict[int, Buffer] = {}
+        self.keyframes = KeyframeList()
 
     def _hello(self, hello: SessionHello) -> Verdict:
         if hello.epoch < self.epoch:
@@ -181,15 +180,7 @@ class SessionMirror:
             raise ProtocolError(
                 "bad_part", f"{len(thumbnails)} thumbnails came with {len(header.add)} key frames"
             )
-        for entry, thumbnail in zip(header.add, thumbnails, strict=True):
-            self.keyframes[entry.seq] = entry
-            self.thumbnails[entry.seq] = thumbnail
-
-    def _keyframes_moved(self, header: KeyframesMoved) -> None:
-        for seq, pose in header.c2w:
-            held = self.keyframes.get(seq)
-            if held is not None:
-                self.keyframes[seq] = msgspec.structs.replace(held, c2w=pose)
+        self.keyframes.add(header.add, thumbnails)
 
     def _sync_begin(self, header: SyncBegin) -> None:
         self._clear()
