@@ -14,6 +14,7 @@ import dataclasses
 import datetime
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,8 @@ from streamer.session.threads import use_all_cores
 from streamer.sources import open_capture
 from ttt_core import default_model
 
-_CAPTURES = {"skull": None, "brighton_drone": None, "hololens_office": 150}
+CAPTURES = {"skull": None, "brighton_drone": None, "hololens_office": 150}
+HOLD_OUT = 8
 
 
 def variants() -> dict[str, EngineConfig]:
@@ -50,7 +52,7 @@ def variants() -> dict[str, EngineConfig]:
 class Options:
     captures: tyro.conf.Positional[Path]
     """Folder that holds the captures."""
-    only: tuple[str, ...] = tuple(_CAPTURES)
+    only: tuple[str, ...] = tuple(CAPTURES)
     variants: tuple[str, ...] = tuple(variants())
     seeds: tuple[int, ...] = (0,)
     steps: tuple[int, ...] = (0, 300, 1500)
@@ -58,10 +60,20 @@ class Options:
     json: Path | None = None
 
 
-def measure(options: Options, name: str, config: EngineConfig, seed: int) -> list[dict[str, Any]]:
-    """One run: a line for every number of steps."""
-    capture = open_capture(options.captures / name).select(0, _CAPTURES[name])
-    given, kept = capture.hold_out(8)
+def measure(
+    options: Options,
+    name: str,
+    config: EngineConfig,
+    seed: int,
+    between: Callable[[Engine], None] | None = None,
+) -> list[dict[str, Any]]:
+    """One run: a line for every number of steps.
+
+    Args:
+        between: called after every batch.
+    """
+    capture = open_capture(options.captures / name).select(0, CAPTURES[name])
+    given, kept = capture.hold_out(HOLD_OUT)
     held = HeldOut.load(capture, given, kept, long_side=options.long_side, with_depth=True)
     config = replace(
         config, refine=replace(config.refine, seed=seed), idle_steps=max(options.steps)
@@ -79,6 +91,8 @@ def measure(options: Options, name: str, config: EngineConfig, seed: int) -> lis
 
     def look(engine: Engine, frames_in: int) -> None:
         steps = engine.refiner.steps
+        if between is not None and steps == 0:
+            between(engine)
         if frames_in < len(given) or steps not in options.steps or steps in lines:
             return
         origin = world_origin(engine.map.chunks.values())
