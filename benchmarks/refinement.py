@@ -43,7 +43,7 @@ from streamer.scoring import WorldSplats, score
 from streamer.session.engine import Engine
 from streamer.session.settings import engine_config
 from streamer.session.threads import use_all_cores
-from streamer.sources import open_capture
+from streamer.sources import CaptureFrame, open_capture
 from streamer.sources.capture import parse_range
 
 VARIANTS: dict[str, dict[str, float]] = {
@@ -53,6 +53,7 @@ VARIANTS: dict[str, dict[str, float]] = {
     "gains not held": {"gain_hold": 0.0},
     "no dropout": {"dropout_views": 0.0},
     "nobody is eager": {"eager_opacity": 1.0, "eager_color": 1.0},
+    "cameras found": {"refine_poses": True},
 }
 
 
@@ -73,6 +74,7 @@ class Start:
 
     state: RefinerState
     views: dict[int, RefineView]
+    given: Sequence[CaptureFrame]
     held_out: HeldOut
 
     def refined(self, name: str, seed: int, steps: Sequence[int]) -> Iterator[dict[str, float]]:
@@ -84,23 +86,36 @@ class Start:
         views = {key: dataclasses.replace(view) for key, view in self.views.items()}
         restore_refiner(work, state, views)
         with drawn() if name == "views drawn, no turns" else contextlib.nullcontext():
-            took = 0.0
+            took = cpu = 0.0
             for mark in steps:
-                began = time.perf_counter()
+                began, cpu_began = time.perf_counter(), time.process_time()
                 while work.steps < mark:
                     work.step()
                 took += time.perf_counter() - began
+                cpu += time.process_time() - cpu_began
                 world = WorldSplats(work.parameters.splats(), work.origin)
                 given = self.held_out.neighbours
-                scores = score(world, self.held_out.views, given, work.background)
+                offsets = {self.given[seq].index: off for seq, off in work.offsets.items()}
+                scores = score(world, self.held_out.views, given, work.background, offsets=offsets)
+                moved = np.array(list(work.offsets.values()) or np.zeros((1, 6)))
                 yield {
                     "psnr": scores.mean("psnr") or math.nan,
                     "psnr_gain": scores.mean("psnr_gain") or math.nan,
                     "ssim_gain": scores.mean("ssim_gain") or math.nan,
+                    "psnr_gain_poses": scores.mean("psnr_gain_poses") or math.nan,
+                    "ssim_gain_poses": scores.mean("ssim_gain_poses") or math.nan,
+                    "turned_deg": float(np.degrees(_rms(moved[:, :3]))),
+                    "shifted": _rms(moved[:, 3:]),
                     "splats": work.parameters.count,
                     "steps_per_second": mark / took,
+                    "cpu_ms_per_step": 1e3 * cpu / mark,
                 }
         work.close()
+
+
+def _rms(vectors: np.ndarray) -> float:
+    """Of the lengths of (N, 3)."""
+    return float(np.sqrt(np.square(vectors).sum(axis=1).mean()))
 
 
 def drawn() -> Any:
@@ -132,7 +147,7 @@ def start(path: Path, options: Options) -> Start:
         ),
     )
     held_out = HeldOut.load(capture, given, kept, long_side=options.long_side)
-    return Start(refiner_state(engine.refiner), dict(engine.refiner.views), held_out)
+    return Start(refiner_state(engine.refiner), dict(engine.refiner.views), given, held_out)
 
 
 def main(options: Options) -> None:
@@ -153,6 +168,7 @@ def main(options: Options) -> None:
             for place, steps in enumerate(options.steps):
                 scores = [run[place] for run in runs]
                 row = {key: round(float(np.mean([s[key] for s in scores])), 3) for key in scores[0]}
+                row = {key: value for key, value in row.items() if not math.isnan(value)}
                 row["psnr_gain_by_seed"] = [round(s["psnr_gain"], 2) for s in scores]
                 rows.setdefault(name, {})[str(steps)] = row
                 print(f"{path.name:18} {name:24} {steps:5} {row}", flush=True)

@@ -158,6 +158,8 @@ class SessionConfig:
     refine_steps: int = 0
     """Exactly so many steps of it after each batch, which then takes that much longer: the same
     frames give the same map. 0: as many as the time between batches allows."""
+    refine_poses: bool = False
+    """Find the frames' cameras as well, near the poses that came, while refining."""
     save_every: int = 60
     """Batches between two saved states, from which a session goes on after a crash; one is also
     saved when the map has settled. 0: only when the session ends, or is asked to (SAVE)."""

@@ -45,6 +45,9 @@ def write_report(path: Path, figures: dict[str, Any], scores: Scores) -> None:
         "held_out_ssim": scores.mean("ssim"),
         "held_out_psnr_gain": scores.mean("psnr_gain"),
         "held_out_ssim_gain": scores.mean("ssim_gain"),
+        "held_out_psnr_poses": scores.mean("psnr_poses"),
+        "held_out_psnr_gain_poses": scores.mean("psnr_gain_poses"),
+        "held_out_ssim_gain_poses": scores.mean("ssim_gain_poses"),
         "held_out_views": [asdict(view) for view in scores.views],
     }
     path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")

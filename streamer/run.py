@@ -157,6 +157,8 @@ def make_engine(
     background: Literal["auto", "black", "white"],
     long_side: int,
     weights: Path | None = None,
+    *,
+    refine_poses: bool = False,
 ) -> Engine:
     """The daemon's engine with its default settings, compiled and warm.
 
@@ -164,7 +166,9 @@ def make_engine(
         CheckpointError: `weights` is no checkpoint that can predict splats.
     """
     use_all_cores()
-    session = SessionConfig(long_side=long_side, background=background, weights=weights)
+    session = SessionConfig(
+        long_side=long_side, background=background, weights=weights, refine_poses=refine_poses
+    )
     settings = engine_config(ServeConfig(device=device, session=session))
     engine = Engine(settings, model=default_model(session.weights, settings.device))
     engine.warm_up(long_side * 2 // 3, long_side)
@@ -275,7 +279,14 @@ def write_results(
     )
     outcome.unreadable.extend(held_out.unreadable)
     background = engine.refiner.background
-    scores = score(WorldSplats(splats, origin), held_out.views, held_out.neighbours, background)
+    moved = engine.refiner.offsets.items()
+    scores = score(
+        WorldSplats(splats, origin),
+        held_out.views,
+        held_out.neighbours,
+        background,
+        offsets={plan.given[seq].index: offset for seq, offset in moved},
+    )
     contact_sheet(out / "renders.png", held_out.views, scores)
     status = engine.status()
     figures: dict[str, Any] = {
@@ -298,7 +309,8 @@ def write_results(
 
 
 def write_keyframes(out: Path, engine: Engine, plan: RunPlan) -> None:
-    """`cameras.json`: the key frames' poses as they are now, with their lens at working size."""
+    """`cameras.json`: the key frames' poses as they are now, where refinement has them, with their
+    lens at working size."""
     keyframes = list(engine.keyframes.values())
     frames = [plan.given[keyframe.seq] for keyframe in keyframes]
     models = [plan.capture.camera_of(frame) for frame in frames]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gs_decoder import Splats, psnr, render_view, ssim
+from gs_decoder.refine import offset_motion
 from streamer.exposure import estimate_log_gain
 from streamer.frames import Frame
 
@@ -26,6 +28,8 @@ no room for infinity."""
 class ViewScore:
     """One held-out view. PSNR in dB and SSIM over valid pixels; `*_gain` after an exposure gain
     that was interpolated from the view's neighbours in time, never fitted to the view itself.
+    `*_poses`, where refinement moved cameras: at the pose that follows the neighbours' offsets,
+    interpolated likewise.
 
     Where the view has sensor depth: `depth_error`, the median of |depth / sensor - 1| over the
     pixels that both know, and `depth_filled`, their share of those that the sensor knows.
@@ -36,14 +40,17 @@ class ViewScore:
     ssim: float
     psnr_gain: float
     ssim_gain: float
+    psnr_poses: float | None = None
+    psnr_gain_poses: float | None = None
+    ssim_gain_poses: float | None = None
     depth_error: float | None = None
     depth_filled: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """Scores of all held-out views, and their renders (H, W, 3) in 0..1: as the map has them, and
-    with the gain of the neighbours."""
+    """Scores of all held-out views, and their renders (H, W, 3) in 0..1 at the poses given: as the
+    map has them, and with the gain of the neighbours."""
 
     views: list[ViewScore]
     renders: list[Float32]
@@ -87,6 +94,7 @@ def score(
     neighbours: Sequence[Frame],
     background: Float32,
     *,
+    offsets: Mapping[int, Float64] | None = None,
     backend: str = "auto",
 ) -> Scores:
     """Render every held-out frame and compare.
@@ -94,9 +102,47 @@ def score(
     Args:
         held_out: each with an 11x11 window of valid pixels at least (`HeldOut` has no others).
         neighbours: frames that were given to the map; of each camera the ones before and after a
-            held-out frame (by stamp) lend it their exposure.
+            held-out frame (by stamp) lend it their exposure and their offset.
+        offsets: seq → (6,) of given frames whose cameras refinement moved (`PoseOffsets`).
         backend: of `rasterize`.
     """
+    scores = _score(world, held_out, neighbours, background, backend)
+    if not offsets:
+        return scores
+    near = _InTime(neighbours)
+
+    def offset_of(frame: Frame) -> Float64:
+        return offsets.get(frame.seq, np.zeros(6))
+
+    following = [_moved(frame, near.between(frame, offset_of, np.zeros(6))) for frame in held_out]
+    moved = [_moved(frame, offset_of(frame)) for frame in neighbours]
+    views = [
+        replace(
+            view,
+            psnr_poses=follows.psnr,
+            psnr_gain_poses=follows.psnr_gain,
+            ssim_gain_poses=follows.ssim_gain,
+        )
+        for view, follows in zip(
+            scores.views, _score(world, following, moved, background, backend).views, strict=True
+        )
+    ]
+    return replace(scores, views=views)
+
+
+def _moved(frame: Frame, offset: Float64) -> Frame:
+    assert frame.c2w is not None, "held-out frames come from captures, which have poses"
+    return replace(frame, c2w=frame.c2w @ offset_motion(offset))
+
+
+def _score(
+    world: WorldSplats,
+    held_out: Sequence[Frame],
+    neighbours: Sequence[Frame],
+    background: Float32,
+    backend: str,
+) -> Scores:
+    """`score` at the poses that the frames have."""
     exposures = _Exposures(world, neighbours, background, backend)
     views, renders, exposures_applied = [], [], []
     for frame in held_out:
@@ -122,6 +168,31 @@ def score(
     return Scores(views, renders, exposures_applied)
 
 
+class _InTime:
+    """Given frames, and what they lend to one of the same camera between two of them."""
+
+    def __init__(self, given: Sequence[Frame]) -> None:
+        self._of_camera: dict[str, list[Frame]] = {}
+        for frame in sorted(given, key=lambda frame: frame.stamp_ns):
+            self._of_camera.setdefault(frame.camera, []).append(frame)
+
+    def between(
+        self, frame: Frame, value_of: Callable[[Frame], NDArray[Any]], nothing: NDArray[Any]
+    ) -> NDArray[Any]:
+        """The values of its camera's frames before and after, interpolated by time; `nothing`
+        where there are none."""
+        given = self._of_camera.get(frame.camera, [])
+        if not given:
+            return nothing
+        stamps = np.array([other.stamp_ns for other in given], np.int64)
+        after = int(np.searchsorted(stamps, frame.stamp_ns))
+        first, second = max(0, after - 1), min(len(given) - 1, after)
+        span = max(1, int(stamps[second] - stamps[first]))
+        weight = float(np.clip((frame.stamp_ns - stamps[first]) / span, 0.0, 1.0))
+        value = (1.0 - weight) * value_of(given[first]) + weight * value_of(given[second])
+        return value.astype(nothing.dtype)
+
+
 class _Exposures:
     """Log gains of the given frames against the map, each estimated when it is asked for."""
 
@@ -131,23 +202,12 @@ class _Exposures:
         self._world = world
         self._background = background
         self._backend = backend
-        self._of_camera: dict[str, list[Frame]] = {}
-        for frame in sorted(given, key=lambda frame: frame.stamp_ns):
-            self._of_camera.setdefault(frame.camera, []).append(frame)
+        self._near = _InTime(given)
         self._gains: dict[int, Float32] = {}
 
     def log_gain_at(self, frame: Frame) -> Float32:
         """(3,) at the time of `frame`, between its camera's frames before and after."""
-        given = self._of_camera.get(frame.camera, [])
-        if not given:
-            return np.zeros(3, np.float32)
-        stamps = np.array([other.stamp_ns for other in given], np.int64)
-        after = int(np.searchsorted(stamps, frame.stamp_ns))
-        first, second = max(0, after - 1), min(len(given) - 1, after)
-        span = max(1, int(stamps[second] - stamps[first]))
-        weight = float(np.clip((frame.stamp_ns - stamps[first]) / span, 0.0, 1.0))
-        gain = (1.0 - weight) * self._of(given[first]) + weight * self._of(given[second])
-        return gain.astype(np.float32)
+        return self._near.between(frame, self._of, np.zeros(3, np.float32))
 
     def _of(self, frame: Frame) -> Float32:
         if frame.seq not in self._gains:

@@ -3,6 +3,7 @@
 from gs_decoder.refine.config import RefineConfig
 from gs_decoder.refine.evidence import EvidenceConfig, doubt_splats
 from gs_decoder.refine.parameters import SplatParameters
+from gs_decoder.refine.poses import PoseOffsets, offset_motion
 from gs_decoder.refine.refiner import Refiner
 from gs_decoder.refine.resting import (
     Rows,
@@ -20,6 +21,7 @@ from gs_decoder.refine.views import RefineView
 
 __all__ = [
     "EvidenceConfig",
+    "PoseOffsets",
     "RefineConfig",
     "RefineView",
     "Refiner",
@@ -30,6 +32,7 @@ __all__ = [
     "doubt_splats",
     "forget_chunks",
     "local_pose",
+    "offset_motion",
     "put_back",
     "recent_views",
     "refiner_state",

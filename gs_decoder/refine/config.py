@@ -22,6 +22,10 @@ class RefineConfig:
             pictures around: 1 allows half of what suits a view best. Gains bring 0.3 dB after the
             judge's gain on `hololens_office` (700 steps, 160 pixels), 0.05 on `skull` and
             `brighton_drone`, and cost nothing before it (benchmarks/results/refinement.json).
+        refine_poses: whether to look for each view's camera as well (see `poses`).
+        pose_after: visits of a view before: what a map that is still to settle has in the wrong
+            place is no fault of the camera's.
+        pose_step, pose_hold, pose_bound: see `PoseOffsets`.
         novelty: how much sooner new views come to their turn (see `choose_views`).
     """
 
@@ -35,6 +39,11 @@ class RefineConfig:
     settling: float = 50.0
     gain_step: float = 0.2
     gain_hold: float = 1.0
+    refine_poses: bool = False
+    pose_after: int = 2
+    pose_step: float = 0.5
+    pose_hold: float = 0.1
+    pose_bound: float = 0.03
     novelty: float = 4.0
     dropout_views: float = 2.0
     max_dropout: float = 0.2

@@ -22,6 +22,7 @@ from gs_decoder.refine.choice import choose_views
 from gs_decoder.refine.config import RefineConfig
 from gs_decoder.refine.convergence import Convergence
 from gs_decoder.refine.parameters import SplatParameters
+from gs_decoder.refine.poses import PoseOffsets
 from gs_decoder.refine.renderers import ViewGradient, ViewRenderer
 from gs_decoder.refine.taking import Taking
 from gs_decoder.refine.views import RefineView
@@ -55,6 +56,9 @@ class Refiner:
         self.parameters = SplatParameters()
         self.origin: Float64 = np.zeros(3)
         self.views: dict[int, RefineView] = {}
+        self.offsets = PoseOffsets(
+            self.config.pose_step, self.config.pose_hold, self.config.pose_bound
+        )
         self.steps = 0
         self.convergence = Convergence()
         self._renderer = renderer
@@ -105,12 +109,13 @@ class Refiner:
         self.origin = origin
 
     def move_views(self, cameras: Mapping[int, Float64], growth: Mapping[int, float]) -> None:
-        """Corrected cameras of views, key → (4, 4) rigid camera to world.
+        """Corrected cameras of views, key → (4, 4) rigid camera to world; offsets stay on top.
 
         Args:
             growth: factor by which the world around each of them was scaled.
         """
         for key, camera in cameras.items():
+            self.offsets.grow(key, growth[key])
             view = self.views.get(key)
             if view is None:
                 continue
@@ -280,12 +285,13 @@ class Refiner:
         return self._renderer.gradient(
             worker,
             self.parameters,
-            self.view_matrix(view.c2w),
+            self.view_matrix(self.offsets.camera(view.key, view.c2w)),
             view,
             presence,
             background=self.background,
             ssim_weight=self.config.ssim_weight,
             depth_weight=self.config.depth_weight,
+            find_pose=self.config.refine_poses and view.visits >= self.config.pose_after,
         )
 
     def _update_rows(self, span: tuple[int, int], results: list[ViewGradient]) -> None:
@@ -326,7 +332,7 @@ class Refiner:
         self._touched[first:last] |= self._seen[first:last]
 
     def _learn_of(self, view: RefineView, result: ViewGradient) -> None:
-        """Note the visit, and bring the view's gain closer to what suits it.
+        """Note the visit, and bring the view's gain and camera closer to what suits it.
 
         The step is the least of the view's errors plus `gain_hold` times as many of the gain's own.
         """
@@ -338,3 +344,5 @@ class Refiner:
         view.log_gain = np.clip(view.log_gain + change, -_GAIN_BOUND, _GAIN_BOUND).astype(
             np.float32
         )
+        if result.pose is not None:
+            self.offsets.learn(view.key, result.pose)

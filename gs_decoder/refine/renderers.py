@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from gs_decoder.photometric import photometric_loss
 from gs_decoder.raster import NumbaRasterizer, Render, rasterize
+from gs_decoder.refine.poses import PoseEvidence, align
 
 if TYPE_CHECKING:
     from gs_decoder.refine.parameters import SplatParameters
@@ -20,8 +21,9 @@ Float32 = NDArray[np.float32]
 
 _GAIN_FLOOR = np.float32(0.05)
 """Differences below this are noise, and count alike for the gain."""
-_GAIN_ALPHA = np.float32(0.9)
-"""Pixels that the map does not fill are dark for another reason."""
+_TOLD_ALPHA = np.float32(0.9)
+"""Pixels that the map does not fill say nothing of gain and pose: they are dark for another reason.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +31,7 @@ class ViewGradient:
     """Loss of one view and its gradient with respect to what the rasteriser takes.
 
     `means` (N, 3), `quats` (N, 4), `scales` (N, 3), `opacities` (N,), `colors` (N, 3) float32;
-    `gain_step` (3,), see `ImageGradient`; `mse` over the valid pixels.
+    `gain_step` (3,) and `pose`, see `ImageGradient`; `mse` over the valid pixels.
     """
 
     loss: float
@@ -40,6 +42,7 @@ class ViewGradient:
     opacities: Float32
     colors: Float32
     gain_step: Float32
+    pose: PoseEvidence | None = None
 
 
 class ViewRenderer(Protocol):
@@ -68,9 +71,11 @@ class ViewRenderer(Protocol):
         background: Float32,
         ssim_weight: float,
         depth_weight: float,
+        find_pose: bool = False,
     ) -> ViewGradient:
         """Args:
         presence: (N,) factors on the opacities, 0 for a splat that is left out of this step.
+        find_pose: with `pose`.
         """
         ...
 
@@ -78,13 +83,15 @@ class ViewRenderer(Protocol):
 @dataclass(frozen=True, slots=True)
 class ImageGradient:
     """Loss of a rendered view and its gradient by `rgb` (H, W, 3) and `depth` (H, W); `gain_step`
-    (3,): by how much the log gain would have to change to explain most of what is left."""
+    (3,): by how much the log gain would have to change to explain most of what is left;
+    `pose`: what it says of the camera, where that was asked for and it tells."""
 
     loss: float
     mse: float
     rgb: Float32
     depth: Float32
     gain_step: Float32
+    pose: PoseEvidence | None
 
 
 def image_gradient(
@@ -95,6 +102,7 @@ def image_gradient(
     *,
     ssim_weight: float,
     depth_weight: float,
+    find_pose: bool = False,
 ) -> ImageGradient:
     """Photometric loss after the view's exposure gain, and relative L1 on sensor depth.
 
@@ -102,6 +110,7 @@ def image_gradient(
         rgb, depth, alpha: the render, (H, W, 3), (H, W), (H, W) float32.
         view: image, mask, sensor depth and gain.
         ssim_weight, depth_weight: weights of SSIM and of the depth term.
+        find_pose: with `pose`.
     """
     gain = np.exp(view.log_gain)
     target = view.image.astype(np.float32) * np.float32(1.0 / 255.0)
@@ -117,9 +126,11 @@ def image_gradient(
         relative = np.where(known, (depth - truth) / truth, 0.0)
         loss += depth_weight * float(np.abs(relative).sum()) / count
         d_depth = (depth_weight / count * np.sign(relative) / truth).astype(np.float32)
-    told = alpha > _GAIN_ALPHA if view.valid is None else (alpha > _GAIN_ALPHA) & view.valid
-    step = _gain_step(exposed, target, told)
-    return ImageGradient(loss, photometric.mse, photometric.d_rgb * gain, d_depth, step)
+    told = alpha > _TOLD_ALPHA if view.valid is None else (alpha > _TOLD_ALPHA) & view.valid
+    gain_step = _gain_step(exposed, target, told)
+    pose = align(exposed, target, depth, told, view.K) if find_pose else None
+    d_rgb = photometric.d_rgb * gain
+    return ImageGradient(loss, photometric.mse, d_rgb, d_depth, gain_step, pose)
 
 
 def _gain_step(exposed: Float32, target: Float32, told: NDArray[np.bool_]) -> Float32:
@@ -179,6 +190,7 @@ class NumbaViewRenderer:
         background: Float32,
         ssim_weight: float,
         depth_weight: float,
+        find_pose: bool = False,
     ) -> ViewGradient:
         height, width = view.image.shape[:2]
         used = slice(0, parameters.count)
@@ -203,6 +215,7 @@ class NumbaViewRenderer:
             view,
             ssim_weight=ssim_weight,
             depth_weight=depth_weight,
+            find_pose=find_pose,
         )
         gradients = rasterizer.backward(render, image.rgb, image.depth)
         return ViewGradient(
@@ -214,6 +227,7 @@ class NumbaViewRenderer:
             gradients.opacities if presence is None else gradients.opacities * presence,
             gradients.colors,
             image.gain_step,
+            image.pose,
         )
 
 
@@ -285,6 +299,7 @@ class TorchViewRenderer:
         background: Float32,
         ssim_weight: float,
         depth_weight: float,
+        find_pose: bool = False,
     ) -> ViewGradient:
         height, width = view.image.shape[:2]
         leaves = self._leaves(parameters, requires_grad=True)
@@ -299,6 +314,7 @@ class TorchViewRenderer:
             view,
             ssim_weight=ssim_weight,
             depth_weight=depth_weight,
+            find_pose=find_pose,
         )
         gradients = torch.autograd.grad(
             [render.rgb, render.depth],
@@ -318,4 +334,5 @@ class TorchViewRenderer:
             opacities,
             colors,
             image.gain_step,
+            image.pose,
         )

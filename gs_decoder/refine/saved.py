@@ -27,7 +27,8 @@ class RefinerState:
             `chunk` (N,) int64, `touched` (N,) bool (see `Refiner.take_changed`); V views in
             order: `view_keys` (V,) int64, `view_gains` (V, 3) float32 (logs), `view_visits` (V, 2)
             int64 (how many, and the step of the last), `view_far`, `view_psnr` (V,) float64, NaN:
-            None.
+            None; M offsets of poses, those of views that have left too: `offset_keys` (M,) int64,
+            `offsets` (M, 6) float64.
         figures: the rest, fit for JSON.
     """
 
@@ -58,6 +59,8 @@ def refiner_state(refiner: Refiner) -> RefinerState:
         "view_visits": np.array(visits, np.int64).reshape(-1, 2),
         "view_far": np.array([view.far for view in views], np.float64),
         "view_psnr": np.array(psnrs, np.float64),
+        "offset_keys": np.array(list(refiner.offsets), np.int64),
+        "offsets": np.array(list(refiner.offsets.values()), np.float64).reshape(-1, 6),
     }
     figures = {
         "steps": refiner.steps,
@@ -94,6 +97,7 @@ def restore_refiner(refiner: Refiner, state: RefinerState, views: Mapping[int, R
         view.far = float(arrays["view_far"][place])
         view.psnr = None if np.isnan(psnr) else psnr
         refiner.views[key] = view
+    refiner.offsets.restore(dict(zip(arrays["offset_keys"].tolist(), arrays["offsets"].copy())))
     refiner._recent.clear()
     refiner._recent.extend(figures["recent"])
     version, words, gauss = figures["random"]

@@ -50,6 +50,9 @@ class Options:
     depth: bool = False
     """Give sensor depth to every start where the capture has it; otherwise RGB alone, but for
     sensor-depth."""
+    refine_poses: bool = False
+    """Let refinement find the given frames' cameras as well; the figures "+poses" are of held-out
+    cameras that follow those of their neighbours in time."""
     weights: Path | None = None
     """The checkpoint of the learned starts; by default the packaged one."""
     steps: int | None = None
@@ -85,6 +88,7 @@ def run(options: Options) -> int:
         seed=options.seed,
         steps=options.steps,
         depth=options.depth,
+        refine_poses=options.refine_poses,
         weights=None if options.weights is None else str(options.weights.expanduser()),
         methods=options.only or (() if options.map else tuple(METHODS)),
         maps=options.map,

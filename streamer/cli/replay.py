@@ -27,6 +27,8 @@ class Options:
     """Frames a second; 0: as fast as it goes."""
     steps: int = 20
     """Refinement steps after each batch; 0: as many as --rate leaves time for."""
+    refine_poses: bool = False
+    """Let refinement find the frames' cameras as well (`session.refine_poses`)."""
     long_side: int = 240
     """Working size: the long side of the pictures in pixels."""
     weights: Path | None = None
@@ -61,7 +63,10 @@ def run(options: Options) -> int:
 
     use_all_cores()
     session = SessionConfig(
-        long_side=options.long_side, weights=options.weights, refine_steps=options.steps
+        long_side=options.long_side,
+        weights=options.weights,
+        refine_steps=options.steps,
+        refine_poses=options.refine_poses,
     )
     settings = engine_config(ServeConfig(device=options.device, session=session))
     recording = Recording(source, settings.batch)

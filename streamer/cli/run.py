@@ -47,6 +47,9 @@ class Options:
     """Wall seconds from the first frame read to the finished map; 0 for none."""
     depth: bool = False
     """Use depth images where the capture has them."""
+    refine_poses: bool = False
+    """Let refinement find the frames' cameras as well, near the poses that the capture has;
+    cameras.json has what was found."""
     background: Literal["auto", "black", "white"] = "auto"
     """What lies behind the map; auto reads it off the images."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -79,7 +82,13 @@ def run(options: Options) -> int:
         with_depth=options.depth,
         time_limit=options.time_limit if options.time_limit > 0 else math.inf,
     )
-    engine = make_engine(options.device, options.background, options.long_side, options.weights)
+    engine = make_engine(
+        options.device,
+        options.background,
+        options.long_side,
+        options.weights,
+        refine_poses=options.refine_poses,
+    )
     with InterruptWish() as interrupt, frame_progress(screen, len(given)) as progress:
         if options.viewer:
             from streamer.live_page import LivePage

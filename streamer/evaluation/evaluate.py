@@ -45,6 +45,7 @@ class Settings:
     seed: int = 0
     steps: int | None = None
     depth: bool = False
+    refine_poses: bool = False
     weights: str | None = None
     methods: tuple[Slug, ...] = tuple(METHODS)
     maps: tuple[Path, ...] = ()
@@ -207,6 +208,7 @@ def _run(subject: _Subject, method: Method, settings: Settings) -> tuple[RunResu
         rate=settings.rate,
         steps=settings.steps,
         seed=settings.seed,
+        refine_poses=settings.refine_poses,
         device=settings.device,
         background=settings.background,
         weights=settings.weights,

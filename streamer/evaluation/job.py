@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 JOB, OUTCOME, LOG = "job.json", "run.json", "log.txt"
 Mode = Literal["batch", "stream"]
@@ -23,6 +26,7 @@ class Job:
         at: marks, wall seconds from the first frame read, rising.
         rate: frames a second in mode `stream`.
         steps: refinement steps in the place of wall time; then `at` is empty.
+        refine_poses: as `SessionConfig`.
         weights: checkpoint of the learned methods; None: the packaged one.
         out: folder for the maps.
     """
@@ -38,6 +42,7 @@ class Job:
     rate: float
     steps: int | None
     seed: int
+    refine_poses: bool
     device: Literal["auto", "cpu", "cuda"]
     background: Literal["auto", "black", "white"]
     weights: str | None
@@ -106,3 +111,27 @@ def read_job(path: Path) -> Job:
 def read_outcome(path: Path) -> Outcome:
     """What `write` wrote."""
     return msgspec.json.decode(path.read_bytes(), type=Outcome)
+
+
+def poses_path(map_path: Path) -> Path:
+    """Where the cameras' offsets of a map are."""
+    return map_path.with_suffix(".poses.json")
+
+
+def write_offsets(map_path: Path, offsets: Mapping[int, NDArray[np.float64]]) -> None:
+    """By how much refinement moved the given frames' cameras for this map.
+
+    Args:
+        offsets: index in the capture → (6,), see `gs_decoder.refine.offset_motion`.
+    """
+    entries = {str(index): offset.tolist() for index, offset in offsets.items()}
+    poses_path(map_path).write_bytes(msgspec.json.encode(entries) + b"\n")
+
+
+def read_offsets(map_path: Path) -> dict[int, NDArray[np.float64]]:
+    """What `write_offsets` wrote; empty where it did not."""
+    path = poses_path(map_path)
+    if not path.exists():
+        return {}
+    entries = msgspec.json.decode(path.read_bytes(), type=dict[str, list[float]])
+    return {int(index): np.array(offset) for index, offset in entries.items()}

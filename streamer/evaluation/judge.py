@@ -6,6 +6,7 @@ The splats are read back from the exported PLY and rendered by the rasteriser's 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gs_decoder import Splats, offset_path, read_ply
-from streamer.evaluation.job import Outcome
+from streamer.evaluation.job import Outcome, poses_path, read_offsets
 from streamer.evaluation.results import MapResult, RunResult
 from streamer.frames import Frame
 from streamer.held_out import HeldOut
@@ -37,7 +38,7 @@ class Judge:
     def score_file(
         self, path: Path, background: Float32, views: list[Frame] | None = None
     ) -> tuple[int, Scores]:
-        """Number of splats and scores of a PLY.
+        """Number of splats and scores of a PLY, with the offsets of cameras beside it.
 
         Args:
             views: which of the held-out views; None: all.
@@ -47,14 +48,22 @@ class Judge:
         """
         content = read_ply(path)
         world = WorldSplats(content.splats, content.offset)
-        return content.splats.count, self._score(world, background, views)
+        scores = self._score(world, background, views, read_offsets(path))
+        return content.splats.count, scores
 
-    def _score(self, world: WorldSplats, background: Float32, views: list[Frame] | None) -> Scores:
+    def _score(
+        self,
+        world: WorldSplats,
+        background: Float32,
+        views: list[Frame] | None,
+        offsets: Mapping[int, NDArray[np.float64]] | None = None,
+    ) -> Scores:
         return score(
             world,
             self.held_out.views if views is None else views,
             self.held_out.neighbours,
             background,
+            offsets=offsets,
             backend=self.backend,
         )
 
@@ -81,5 +90,6 @@ class Judge:
             else:
                 result.batches.append(scored)
                 (folder / record.file).unlink()
-                offset_path(folder / record.file).unlink(missing_ok=True)
+                for beside in (offset_path, poses_path):
+                    beside(folder / record.file).unlink(missing_ok=True)
         return last

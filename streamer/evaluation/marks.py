@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from gs_decoder import world_origin, write_ply
-from streamer.evaluation.job import MapRecord
+from streamer.evaluation.job import MapRecord, write_offsets
 from streamer.hardware import peak_memory_bytes
 from streamer.run import RunPlan
 from streamer.session.engine import Engine
@@ -97,6 +97,12 @@ class Marks:
         origin = world_origin(engine.map.chunks.values())
         splats = engine.splats_world(origin)
         write_ply(self._out / file, splats, offset=origin)
+        offsets = engine.refiner.offsets
+        if offsets:
+            given = self._plan.given
+            write_offsets(
+                self._out / file, {given[seq].index: offset for seq, offset in offsets.items()}
+            )
         views = engine.refiner.views
         self.records.append(
             MapRecord(

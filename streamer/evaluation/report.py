@@ -21,7 +21,10 @@ from streamer.evaluation.table import COLUMNS, number, rows
 from streamer.hardware import hardware
 
 JSON, HTML = "report.json", "report.html"
-_NAMES = ("psnr", "psnr_gain", "ssim", "ssim_gain", "depth_error")
+_NAMES = (
+    "psnr", "psnr_gain", "psnr_poses", "psnr_gain_poses",
+    "ssim", "ssim_gain", "ssim_gain_poses", "depth_error",
+)  # fmt: skip
 
 
 def write_reports(out: Path, evaluation: Evaluation) -> None:
@@ -77,7 +80,9 @@ def _as_html(evaluation: Evaluation, made: dict[str, str]) -> str:
         f"long side {settings.long_side} pixels; {escape(how)}; seed {settings.seed}. Each run "
         "in a process of its own, its clock from the first frame read to the map written. "
         "PSNR in dB, SSIM (11x11 Gaussian, sigma 1.5), means over views; &ldquo;+gain&rdquo;: "
-        "after a per-frame RGB gain interpolated from the neighbours in time. Depth: median "
+        "after a per-frame RGB gain interpolated from the neighbours in time; &ldquo;+poses&rdquo;,"
+        " where refinement moved cameras: after gain and at a camera moved as those of the "
+        "neighbours were, interpolated likewise. Depth: median "
         "relative error against the sensor, and the share of its pixels that the map fills.</p>",
         f"<p class=made>{escape(' · '.join(made.values()))}</p>",
     ]
@@ -156,13 +161,19 @@ def _run_section(run: RunResult, shown: list[ViewPictures]) -> list[str]:
                 if view.depth_error is None
                 else f", depth error {100.0 * view.depth_error:.1f} %"
             )
+            poses = (
+                ""
+                if view.psnr_gain_poses is None
+                else f", {number(view.psnr_gain_poses, 2)} with pose"
+            )
             parts += [
                 "<figure><div>",
                 f'<img alt="picture taken" src="{picture.truth}">',
                 f'<img alt="rendered" src="{picture.render}">',
                 f'<img alt="error" src="{picture.error}">',
                 f"</div><figcaption>frame {view.seq}: {number(view.psnr_gain, 2)} dB after gain, "
-                f"{number(view.psnr, 2)} without, SSIM {number(view.ssim, 3)}{depth}</figcaption>",
+                f"{number(view.psnr, 2)} without{poses}, SSIM {number(view.ssim, 3)}{depth}"
+                "</figcaption>",
                 "</figure>",
             ]
         parts.append("</div>")

@@ -27,6 +27,9 @@ class MapResult:
     ssim: float | None
     psnr_gain: float | None
     ssim_gain: float | None
+    psnr_poses: float | None
+    psnr_gain_poses: float | None
+    ssim_gain_poses: float | None
     depth_error: float | None
     depth_filled: float | None
     views: list[ViewScore]
@@ -41,6 +44,9 @@ class MapResult:
             ssim=scores.mean("ssim"),
             psnr_gain=scores.mean("psnr_gain"),
             ssim_gain=scores.mean("ssim_gain"),
+            psnr_poses=scores.mean("psnr_poses"),
+            psnr_gain_poses=scores.mean("psnr_gain_poses"),
+            ssim_gain_poses=scores.mean("ssim_gain_poses"),
             depth_error=scores.mean("depth_error"),
             depth_filled=scores.mean("depth_filled"),
             views=scores.views,

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from streamer.evaluation.results import FIRST_BATCHES, CaptureResult, MapResult, RunResult
 
 COLUMNS = (
-    "start", "map", "written", "PSNR", "+gain", "SSIM", "+gain", "depth", "filled", "views",
-    "splats", "CPU s", "MB",
+    "start", "map", "written", "PSNR", "+gain", "+poses", "SSIM", "+gain", "+poses", "depth",
+    "filled", "views", "splats", "CPU s", "MB",
 )  # fmt: skip
 _WORDS = ("start", "map", "row")
 
@@ -53,8 +53,10 @@ def _figures(result: MapResult) -> tuple[str, ...]:
         "" if elsewhere else f"{record.written:.1f} s",
         number(result.psnr, 2),
         number(result.psnr_gain, 2),
+        number(result.psnr_gain_poses, 2),
         number(result.ssim, 3),
         number(result.ssim_gain, 3),
+        number(result.ssim_gain_poses, 3),
         "" if result.depth_error is None else f"{100.0 * result.depth_error:.1f} %",
         "" if result.depth_filled is None else f"{100.0 * result.depth_filled:.0f} %",
         f"{len(result.views)}/{result.views_of}",
@@ -65,10 +67,10 @@ def _figures(result: MapResult) -> tuple[str, ...]:
 
 
 def _first(run: RunResult) -> tuple[str, ...]:
-    names = ("psnr", "psnr_gain", "ssim", "ssim_gain")
-    digits = (2, 2, 3, 3)
+    names = ("psnr", "psnr_gain", "psnr_gain_poses", "ssim", "ssim_gain", "ssim_gain_poses")
+    digits = (2, 2, 2, 3, 3, 3)
     means = [number(run.first_batches(name), places) for name, places in zip(names, digits)]
-    return ("", *means, *[""] * (len(COLUMNS) - 7))
+    return ("", *means, *[""] * (len(COLUMNS) - 3 - len(names)))
 
 
 def number(value: float | None, digits: int) -> str:

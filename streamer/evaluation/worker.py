@@ -89,7 +89,9 @@ def _warm_disk(given: Sequence[CaptureFrame]) -> None:
 
 
 def _engine_config(job: Job) -> EngineConfig:
-    session = SessionConfig(long_side=job.long_side, background=job.background)
+    session = SessionConfig(
+        long_side=job.long_side, background=job.background, refine_poses=job.refine_poses
+    )
     config = engine_config(ServeConfig(device=job.device, session=session))
     config = dataclasses.replace(config, refine=dataclasses.replace(config.refine, seed=job.seed))
     return config if job.steps is None else dataclasses.replace(config, idle_steps=job.steps)

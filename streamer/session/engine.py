@@ -37,7 +37,7 @@ from streamer.session.corrections import PosesOutcome, Trajectory, rigid, scale_
 from streamer.session.fusing import fuse_keyframe
 from streamer.session.keyframe_table import KeyframeTable
 from streamer.session.keyframes import KeyframeSelector
-from streamer.session.moving import follow, show_moved
+from streamer.session.moving import follow, show_found, show_moved, shown_cameras
 from streamer.session.outbox import Keyframe, Latencies, Outbox, SessionStatus
 from streamer.session.pace import Pace
 from streamer.session.residence import Residence
@@ -303,6 +303,7 @@ class Engine:
         for chunk, splats in self.refiner.take_changed(self.map.chunks, most):
             pose = self.ahead.chunk(chunk, self.map.chunks[chunk].T_world_chunk)
             self.map.replace(chunk, splats.transform(np.linalg.inv(local_pose(self.refiner, pose))))
+        show_found(self)
         present = set(np.unique(parameters.chunk[: parameters.count]).tolist())
         gone = {c for c in set(self.map.chunks) - present if c not in self.residence}
         if gone:
@@ -360,7 +361,7 @@ class Engine:
             )
             announced = show_moved(self, moved)
             self._send()
-        self.keyframes.move(announced.cameras)
+        self.keyframes.move(shown_cameras(self, announced.cameras))
         self._send_keyframes()
         return PosesOutcome(len(announced.chunks), unknown)
 

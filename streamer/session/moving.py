@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gs_decoder.refine import Refiner
+from gs_decoder.refine import Refiner, offset_motion
 from streamer.session.ahead import Ahead, Announced
-from streamer.session.corrections import Moved
+from streamer.session.corrections import Moved, Trajectory, rigid, scale_of
 from streamer.session.keyframe_table import KeyframeTable
 from streamer.session.keyframes import KeyframeSelector
 from streamer.session.residence import Residence
@@ -27,6 +28,7 @@ class Work(Protocol):
     residence: Residence
     chunk_of_seq: dict[int, int]
     ahead: Ahead
+    trajectory: Trajectory
     model: StreamModel[Any]
     model_state: Any
 
@@ -41,6 +43,30 @@ def show_moved(work: Work, moved: Moved) -> Announced:
     work.residence.move(dict(zip(motions, after)))
     work.ahead.put(announced)
     return announced
+
+
+def show_found(work: Work) -> None:
+    """Move key frames to where refinement has found them since the last call."""
+    found = work.refiner.offsets.take_changed(work.keyframes)
+    cameras = {seq: rigid(work.trajectory.pose(seq)) for seq in found}
+    work.keyframes.move(shown_cameras(work, cameras))
+
+
+def shown_cameras(work: Work, cameras: Mapping[int, Float64]) -> dict[int, Float64]:
+    """Where readers see these frames: their offsets by refinement on top of corrected poses.
+
+    Args:
+        cameras: seq → (4, 4) rigid camera to world, as `work.trajectory` has it.
+    """
+    shown = dict(cameras)
+    for seq, camera in cameras.items():
+        offset = work.refiner.offsets.get(seq)
+        if offset is not None and seq in work.keyframes:
+            corrected = work.trajectory.pose(seq)
+            # An offset is in units of the world that is worked on.
+            growth = scale_of(corrected) / scale_of(work.ahead.frame(seq, corrected))
+            shown[seq] = camera @ offset_motion(offset * np.repeat((1.0, growth), 3))
+    return shown
 
 
 def follow(work: Work, announced: Announced) -> None:

@@ -21,7 +21,7 @@ from streamer.demo import CAPTURE
 from streamer.evaluation.charts import Curve, chart, ticks
 from streamer.evaluation.errors import EvaluationError
 from streamer.evaluation.evaluate import Settings
-from streamer.evaluation.job import Job, Outcome
+from streamer.evaluation.job import Job, Outcome, poses_path, read_offsets
 from streamer.evaluation.marks import Marks
 from streamer.evaluation.methods import METHODS, build_model
 from streamer.evaluation.results import CaptureResult, RunResult
@@ -70,6 +70,7 @@ def run(capture: Path, out: Path, **changes: Any) -> Outcome:
         "rate": 0.0,
         "steps": None,
         "seed": 0,
+        "refine_poses": False,
         "device": "cpu",
         "background": "auto",
         "weights": None,
@@ -88,13 +89,16 @@ def test_held_out_pictures_and_poses_never_reach_the_map(tmp_path: Path) -> None
     maps = {}
     for name, replaced in changed.items():
         capture = small_capture(tmp_path / name / "capture", replaced)
-        outcome = run(capture, tmp_path / name / "out", steps=12)
+        outcome = run(capture, tmp_path / name / "out", steps=12, refine_poses=True)
         (record,) = outcome.maps
         assert (record.at, record.batch, record.refinement_steps) == (None, None, 12)
         assert outcome.frames_in == outcome.frames_done == 6
         cameras = read_trajectory(tmp_path / name / "out" / CAMERAS_FILE)
         assert len(cameras.c2w) == record.keyframes > 0
-        maps[name] = (tmp_path / name / "out" / record.file).read_bytes()
+        file = tmp_path / name / "out" / record.file
+        maps[name] = file.read_bytes() + poses_path(file).read_bytes()
+        # Cameras were found of frames that were given, by their place in the capture.
+        assert {1, 7} < set(read_offsets(file)) <= {1, 2, 3, 5, 6, 7}
     assert maps["held out changed"] == maps["as it is"]
     assert maps["given changed"] != maps["as it is"]
 
