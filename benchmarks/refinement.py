@@ -52,6 +52,15 @@ VARIANTS: dict[str, dict[str, float]] = {
     "no gains": {"gain_step": 0.0},
     "gains not held": {"gain_hold": 0.0},
     "no dropout": {"dropout_views": 0.0},
+    "last steps shown": {"average_most": 1.0},
+    "last steps shown, half rates": {
+        "average_most": 1.0,
+        "rate_mean": 0.1,
+        "rate_quat": 1.5e-2,
+        "rate_log_scale": 2e-2,
+        "rate_opacity": 4e-2,
+        "rate_color": 7.5e-3,
+    },
     "nobody is eager": {"eager_opacity": 1.0, "eager_color": 1.0},
     "cameras found": {"refine_poses": True},
 }

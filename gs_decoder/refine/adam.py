@@ -3,6 +3,10 @@
 Only splats that a step's views touched move (the "selective Adam" of Taming 3DGS, Mallick et al.
 2024): a stream looks at a part of its map, and moments of the rest must not drift. Each splat
 counts its own steps, so a splat that was added late gets the bias correction of its own age.
+
+A stream has no end that rates could fall towards, so they stay high and splats never come to rest.
+What is shown is therefore an average over the last of each splat's own steps, with weights that
+need no horizon either (polynomial decay, Shamir and Zhang, arXiv 1212.1824, section 4).
 """
 
 from __future__ import annotations
@@ -27,6 +31,7 @@ def adam_rows(
     first: int,
     last: int,
     rows: NDArray[np.float32],  # (N, 14) parameters
+    average: NDArray[np.float32],  # (N, 14) of them over the last steps
     moment1: NDArray[np.float32],  # (N, 14)
     moment2: NDArray[np.float32],  # (N, 14)
     steps: NDArray[np.int32],  # (N,)
@@ -35,6 +40,8 @@ def adam_rows(
     rates: NDArray[np.float32],  # (14,), the three for means in units of the splat's own size
     eagerness: NDArray[np.float32],  # (14,) factors on the rates of a new, transparent splat
     settling: float,  # steps of its own by which half of that is gone
+    tail: float,  # the average is over about the last 1 / tail of a splat's steps
+    longest: float,  # and never over more than about so many
     beta1: float,
     beta2: float,
     epsilon: float,
@@ -57,6 +64,7 @@ def adam_rows(
         doubt = 1.0 / (1.0 + math.exp(rows[n, LOGIT]))
         eager = doubt * settling / (settling + age)
         size = math.exp((rows[n, 7] + rows[n, 8] + rows[n, 9]) / 3.0)
+        share = max(tail / (age - 1.0 + tail), 1.0 / longest)
         for k in range(14):
             g = gradient[n, k]
             m = beta1 * moment1[n, k] + (1.0 - beta1) * g
@@ -67,6 +75,7 @@ def adam_rows(
             if k < 3:
                 rate *= size
             rows[n, k] -= rate * (m * correct1) / (math.sqrt(v * correct2) + epsilon)
+            average[n, k] += share * (rows[n, k] - average[n, k])
 
 
 @numba.njit(nogil=True, cache=True)

@@ -26,6 +26,8 @@ class RefineConfig:
         pose_after: visits of a view before: what a map that is still to settle has in the wrong
             place is no fault of the camera's.
         pose_step, pose_hold, pose_bound: see `PoseOffsets`.
+        average_tail, average_most: what leaves the refiner is the average over about the last
+            1 / average_tail of a splat's own steps, at most over the last average_most.
         novelty: how much sooner new views come to their turn (see `choose_views`).
     """
 
@@ -54,4 +56,6 @@ class RefineConfig:
     prune_opacity: float = 0.01
     prune_every: int = 100
     workers: int = 2
+    average_tail: float = 16.0
+    average_most: float = 400.0
     seed: int = 0

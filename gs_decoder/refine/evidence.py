@@ -13,7 +13,6 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from gs_decoder.refine import adam
 from gs_decoder.refine.refiner import Refiner
 
 Float32 = NDArray[np.float32]
@@ -73,9 +72,6 @@ def doubt_splats(
     _in_front(parameters.means[:count], view, K.astype(np.float64), depth, config.margin, found)
     doubted = np.flatnonzero(found)
     if len(doubted):
-        refiner._fit_buffers()
-        parameters.rows[doubted, adam.LOGIT] -= np.float32(config.log_odds)
-        parameters.activate()
-        refiner._touched[doubted] = True
+        refiner.doubt(doubted, config.log_odds)
         refiner.remove(doubted[parameters.opacities[doubted] < config.cull])
     return len(doubted)

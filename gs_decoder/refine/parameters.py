@@ -4,6 +4,9 @@ Splats live in chunks (camera frames with a pose each); optimising wants them fl
 This store is that view of a map: rows of log scales, logits and colours relative to a float64
 origin, each with the chunk it belongs to. A moved chunk moves its rows and forgets their first
 moments, which pointed along the old axes.
+
+Splats are there twice: as the last step left them, which is what the next one goes on from, and
+averaged over their last steps, which is what others get to see.
 """
 
 from __future__ import annotations
@@ -25,6 +28,14 @@ _GROWTH = 1.5
 _SMALLEST_SCALE = 1e-9
 _LOGIT_BOUND = 9.0
 _ALL = np.zeros(0, np.bool_)
+SPLATS = ("rows", "average", "moment1", "moment2", "steps", "chunk")
+"""The arrays of `SplatParameters` that say all of a splat."""
+
+
+def _activated(count: int) -> tuple[Float32, Float32, Float32, Float32, Float32]:
+    """Room for means, quaternions, scales, opacities and colours."""
+    mean, quat, scale, color = (np.zeros((count, width), np.float32) for width in (3, 4, 3, 3))
+    return mean, quat, scale, np.zeros(count, np.float32), color
 
 
 class SplatParameters:
@@ -32,6 +43,7 @@ class SplatParameters:
 
     Attributes (the first `count` rows are in use):
         rows: (capacity, 14) float32: mean 3, quaternion wxyz 4, log scale 3, opacity logit 1, RGB 3
+        average: (capacity, 14) float32, the same averaged over a splat's last steps
         chunk: (capacity,) int64, the chunk each splat belongs to
         means, quats, scales, opacities, colors: the activated copies that the rasteriser reads
     """
@@ -39,6 +51,7 @@ class SplatParameters:
     def __init__(self, capacity: int = 16384) -> None:
         self.count = 0
         self.rows = np.zeros((capacity, COLUMNS), np.float32)
+        self.average = np.zeros_like(self.rows)
         self.moment1 = np.zeros_like(self.rows)
         self.moment2 = np.zeros_like(self.rows)
         self.steps = np.zeros(capacity, np.int32)
@@ -50,17 +63,14 @@ class SplatParameters:
         return len(self.rows)
 
     def _allocate_activated(self, capacity: int) -> None:
-        self.means = np.zeros((capacity, 3), np.float32)
-        self.quats = np.zeros((capacity, 4), np.float32)
-        self.scales = np.zeros((capacity, 3), np.float32)
-        self.opacities = np.zeros(capacity, np.float32)
-        self.colors = np.zeros((capacity, 3), np.float32)
+        arrays = _activated(capacity)
+        self.means, self.quats, self.scales, self.opacities, self.colors = arrays
 
     def _reserve(self, count: int) -> None:
         if count <= self.capacity:
             return
         capacity = max(count, int(self.capacity * _GROWTH))
-        for name in ("rows", "moment1", "moment2", "steps", "chunk"):
+        for name in SPLATS:
             old = getattr(self, name)
             new = np.zeros((capacity, *old.shape[1:]), old.dtype)
             new[: self.count] = old[: self.count]
@@ -103,6 +113,7 @@ class SplatParameters:
             torch.logit(splats.opacities, eps=1e-6).numpy(), -_LOGIT_BOUND, _LOGIT_BOUND
         )
         rows[:, COLOR:] = 0.5 + C0 * splats.sh[:, 0].numpy()
+        self.average[first:last] = rows
         self.moment1[first:last] = 0.0
         self.moment2[first:last] = 0.0
         self.steps[first:last] = 0
@@ -114,7 +125,7 @@ class SplatParameters:
         """Hold these splats in the place of all others.
 
         Args:
-            arrays: `rows`, `moment1`, `moment2`, `steps` and `chunk` as above, of one length.
+            arrays: all of `SPLATS`, of one length.
         """
         self.count = 0
         self.append(arrays)
@@ -131,7 +142,7 @@ class SplatParameters:
     def select(self, keep: NDArray[np.bool_]) -> None:
         """Keep only the splats marked in `keep` (count,); order is preserved."""
         kept = int(keep.sum())
-        for name in ("rows", "moment1", "moment2", "steps", "chunk"):
+        for name in SPLATS:
             array = getattr(self, name)
             array[:kept] = array[: self.count][keep]
         self.count = kept
@@ -142,16 +153,13 @@ class SplatParameters:
         return np.unique(self.chunk[: self.count]).tolist()
 
     def splats(self, indices: NDArray[np.int64] | slice = slice(None)) -> Splats:
-        """A copy of these splats, in the store's world frame, SH degree 0."""
-        used = slice(0, self.count)
-        color = self.colors[used][indices]
-        return Splats(
-            means=torch.from_numpy(self.means[used][indices].copy()),
-            quats_wxyz=torch.from_numpy(self.quats[used][indices].copy()),
-            scales=torch.from_numpy(self.scales[used][indices].copy()),
-            opacities=torch.from_numpy(self.opacities[used][indices].copy()),
-            sh=torch.from_numpy(((color - 0.5) / C0)[:, None, :].astype(np.float32)),
-        )
+        """A copy of these splats as others see them, in the store's world frame, SH degree 0."""
+        rows = self.average[: self.count][indices]
+        activated = _activated(len(rows))
+        activate_rows(0, len(rows), rows, *activated, _ALL)
+        means, quats, scales, opacities, colors = map(torch.from_numpy, activated)
+        sh = ((colors - 0.5) / C0)[:, None, :]
+        return Splats(means=means, quats_wxyz=quats, scales=scales, opacities=opacities, sh=sh)
 
     def transform(self, motions: Mapping[int, NDArray[np.float64]]) -> None:
         """Move whole chunks: `motions[chunk]` is the 4x4 similarity new-from-old in this frame.
@@ -168,15 +176,15 @@ class SplatParameters:
         place = np.searchsorted(ids, self.chunk[: self.count])
         moved = np.flatnonzero(ids[np.minimum(place, len(ids) - 1)] == self.chunk[: self.count])
         which = place[moved]
-        rows = self.rows
-        rows[moved, MEAN:QUAT] = (
-            np.einsum("nij,nj->ni", matrices[which, :3, :3], rows[moved, MEAN:QUAT])
-            + matrices[which, :3, 3]
-        )
-        rows[moved, QUAT:LOG_SCALE] = multiply_quaternions(
-            torch.from_numpy(quaternions[which]),
-            torch.from_numpy(rows[moved, QUAT:LOG_SCALE].astype(np.float64)),
-        ).numpy()
-        rows[moved, LOG_SCALE:LOGIT] += np.log(factors)[which, None]
+        for rows in (self.rows, self.average):
+            rows[moved, MEAN:QUAT] = (
+                np.einsum("nij,nj->ni", matrices[which, :3, :3], rows[moved, MEAN:QUAT])
+                + matrices[which, :3, 3]
+            )
+            rows[moved, QUAT:LOG_SCALE] = multiply_quaternions(
+                torch.from_numpy(quaternions[which]),
+                torch.from_numpy(rows[moved, QUAT:LOG_SCALE].astype(np.float64)),
+            ).numpy()
+            rows[moved, LOG_SCALE:LOGIT] += np.log(factors)[which, None]
         self.moment1[moved, :LOG_SCALE] = 0.0
         self.activate()

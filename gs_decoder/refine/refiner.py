@@ -138,13 +138,19 @@ class Refiner:
         """Whether `take_changed` could name a chunk."""
         return bool(self._touched[: self.parameters.count].any())
 
+    def changed(self, chunk: int) -> bool:
+        """Whether `take_changed` would name the chunk."""
+        self._fit_buffers()
+        count = self.parameters.count
+        return bool(self._touched[:count][self.parameters.chunk[:count] == chunk].any())
+
     def take_changed(
         self, chunks: Collection[int], most: int | None = None
     ) -> list[tuple[int, Splats]]:
         """Of these chunks, the ones that changed since they were named last, with their splats now.
 
-        Splats are a copy, in world axes relative to `origin`. With `most`, no more than that; the
-        others at later calls, each in its turn.
+        Splats are a copy, averaged over their last steps, in world axes relative to `origin`. With
+        `most`, no more than that; the others at later calls, each in its turn.
         """
         self._fit_buffers()
         touched = self._touched[: self.parameters.count]
@@ -205,6 +211,14 @@ class Refiner:
         if self.steps % self.config.prune_every == 0:
             self.prune()
         return float(np.mean([result.loss for result in results]))
+
+    def doubt(self, indices: NDArray[np.int64], log_odds: float) -> None:
+        """Splats lose log-odds of being there, and with them opacity."""
+        self._fit_buffers()
+        for rows in (self.parameters.rows, self.parameters.average):
+            rows[indices, adam.LOGIT] -= np.float32(log_odds)
+        self.parameters.activate()
+        self._touched[indices] = True
 
     def prune(self) -> int:
         """Remove splats that became transparent; how many."""
@@ -316,6 +330,7 @@ class Refiner:
             first,
             last,
             parameters.rows,
+            parameters.average,
             parameters.moment1,
             parameters.moment2,
             parameters.steps,
@@ -324,6 +339,8 @@ class Refiner:
             self._rates,
             self._eagerness,
             self.config.settling,
+            self.config.average_tail,
+            self.config.average_most,
             adam.BETA1,
             adam.BETA2,
             adam.EPSILON,

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gs_decoder.refine.parameters import SplatParameters
+from gs_decoder.refine.parameters import SPLATS, SplatParameters
 from gs_decoder.refine.refiner import Refiner
-from gs_decoder.refine.saved import SPLATS
 from gs_decoder.splats import Splats
 
 Float64 = NDArray[np.float64]
@@ -23,11 +22,6 @@ def local_pose(refiner: Refiner, pose: Float64) -> Float64:
     local = pose.copy()
     local[:3, 3] -= refiner.origin
     return local
-
-
-def recent_views(refiner: Refiner) -> Collection[int]:
-    """Keys of the newest views, oldest first."""
-    return tuple(refiner._recent)
 
 
 def splats_by_chunk(refiner: Refiner) -> dict[int, int]:
@@ -55,13 +49,6 @@ def resting_splats(rows: Rows) -> Splats:
     scratch = SplatParameters(max(count, 1))
     scratch.load({**rows, "chunk": np.zeros(count, np.int64)})
     return scratch.splats()
-
-
-def changed(refiner: Refiner, chunk: int) -> bool:
-    """Whether `Refiner.take_changed` would name the chunk."""
-    refiner._fit_buffers()
-    count = refiner.parameters.count
-    return bool(refiner._touched[:count][refiner.parameters.chunk[:count] == chunk].any())
 
 
 def forget_chunks(refiner: Refiner, chunks: Collection[int]) -> None:

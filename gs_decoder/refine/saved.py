@@ -11,11 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gs_decoder.refine.convergence import Convergence
+from gs_decoder.refine.parameters import SPLATS
 from gs_decoder.refine.refiner import Refiner
 from gs_decoder.refine.views import RefineView
-
-SPLATS = ("rows", "moment1", "moment2", "steps", "chunk")
-"""The arrays of `SplatParameters` that say all of a splat."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +21,8 @@ class RefinerState:
     """A copy: splats with their optimiser's state, what was learnt of each view, random numbers.
 
     Attributes:
-        arrays: N splats: `rows`, `moment1`, `moment2` (N, 14) float32, `steps` (N,) int32,
-            `chunk` (N,) int64, `touched` (N,) bool (see `Refiner.take_changed`); V views in
+        arrays: N splats: `rows`, `average`, `moment1`, `moment2` (N, 14) float32, `steps` (N,)
+            int32, `chunk` (N,) int64, `touched` (N,) bool (see `Refiner.take_changed`); V views in
             order: `view_keys` (V,) int64, `view_gains` (V, 3) float32 (logs), `view_visits` (V, 2)
             int64 (how many, and the step of the last), `view_far`, `view_psnr` (V,) float64, NaN:
             None; M offsets of poses, those of views that have left too: `offset_keys` (M,) int64,

@@ -24,7 +24,6 @@ from gs_decoder import ChunkMeta, SplatMap, Splats
 from gs_decoder.refine import (
     Refiner,
     RefineView,
-    changed,
     forget_chunks,
     put_back,
     resting_rows,
@@ -336,7 +335,7 @@ class Residence:
         file = self._write(rows)
         if file is None:
             return False
-        if changed(self._refiner, chunk):
+        if self._refiner.changed(chunk):
             # What readers have is what will come back.
             self._map.replace(chunk, resting_splats(rows))
         meta = ChunkMeta(

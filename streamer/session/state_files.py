@@ -38,7 +38,7 @@ from ttt_core.errors import StateMismatchError
 from ttt_core.state import write_tensors
 from ttt_core.stream_model import StreamModel, load_carried_state
 
-FORMAT = 5
+FORMAT = 6
 CURSOR = "cursor.json"
 WEIGHTS = "fast_weights.safetensors"
 CHUNKS = "chunks.safetensors"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 from gs_decoder import Splats
 from gs_decoder.refine import RefineConfig, Refiner, RefineView, SplatParameters, adam
 from gs_decoder.refine.adam import accumulate_rows
+from gs_decoder.refine.parameters import SPLATS
 from gs_decoder.refine.renderers import (
     NumbaViewRenderer,
     TorchViewRenderer,
@@ -109,6 +112,7 @@ def test_the_same_seed_gives_the_same_bits():
         one.step()
         other.step()
     assert np.array_equal(one.parameters.rows, other.parameters.rows)
+    assert np.array_equal(one.parameters.average, other.parameters.average)
     one.close()
     other.close()
 
@@ -148,6 +152,21 @@ def test_few_views_leave_out_more_splats_and_never_more_than_allowed():
     assert shares[2] == 0.0
 
 
+def adam_step(rows, average, ages, gradient, **options):
+    """One step of Adam without memory, on all splats but those in `unseen`."""
+    count = len(rows)
+    seen = ~np.isin(np.arange(count), options.get("unseen", ()))
+    eagerness = np.ones(14, np.float32)
+    eagerness[11:] = options.get("eager", 8.0)
+    moments = np.zeros((2, count, 14), np.float32)
+    rates = np.full(14, options.get("rate", 0.01), np.float32)
+    tail, longest = options.get("tail", 16.0), options.get("longest", 400.0)
+    adam.adam_rows(
+        0, count, rows, average, *moments, ages, gradient, seen, rates, eagerness, 200.0, tail,
+        longest, 0.0, 0.0, 1e-12,
+    )  # fmt: skip
+
+
 def test_faint_young_splats_are_eager_and_settle():
     """The first step of Adam is the rate itself: it tells the factor."""
 
@@ -155,25 +174,8 @@ def test_faint_young_splats_are_eager_and_settle():
         rows = np.zeros((1, 14), np.float32)
         rows[0, 10] = logit
         before = rows.copy()
-        ones = np.ones(14, np.float32)
-        eager = np.ones(14, np.float32)
-        eager[11:] = options.get("eager", 8.0)
-        adam.adam_rows(
-            0,
-            1,
-            rows,
-            np.zeros((1, 14), np.float32),
-            np.zeros((1, 14), np.float32),
-            np.array([age], np.int32),
-            np.ones((1, 14), np.float32),
-            np.ones(1, np.bool_),
-            0.01 * ones,
-            eager,
-            200.0,
-            0.0,
-            0.0,
-            1e-12,
-        )
+        ages = np.array([age], np.int32)
+        adam_step(rows, rows.copy(), ages, np.ones((1, 14), np.float32), **options)
         return float((before - rows)[0, 12]) / 0.01
 
     assert first_step(-9.0, 0) == pytest.approx(8.0, rel=0.01)
@@ -181,6 +183,58 @@ def test_faint_young_splats_are_eager_and_settle():
     assert first_step(9.0, 0) == pytest.approx(1.0, rel=0.01)
     assert first_step(-9.0, 200) == pytest.approx(4.5, rel=0.02)
     assert first_step(-9.0, 0, eager=1.0) == pytest.approx(1.0, rel=0.01)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**31), st.integers(1, 60), st.integers(1, 16))
+def test_the_average_is_over_the_last_part_of_a_splats_own_steps(seed, steps, tail):
+    """Against the weights in closed form: step i of n counts C(i + tail - 2, tail - 1) times."""
+    rng = np.random.default_rng(seed)
+    rows = np.zeros((2, 14), np.float32)
+    average = rng.normal(size=(2, 14)).astype(np.float32)
+    unseen = average[1].copy()
+    ages = np.zeros(2, np.int32)
+    history = []
+    for _ in range(steps):
+        gradient = rng.normal(size=(2, 14)).astype(np.float32)
+        adam_step(rows, average, ages, gradient, unseen=(1,), tail=float(tail), longest=1e9)
+        history.append(rows[0].astype(np.float64))
+    counts = np.array([math.comb(i + tail - 2, tail - 1) for i in range(1, steps + 1)], np.float64)
+    expected = counts @ np.array(history) / counts.sum()
+    assert np.allclose(average[0], expected, atol=1e-5)
+    assert np.array_equal(average[1], unseen), "who was not seen stays as shown"
+    assert ages.tolist() == [steps, 0]
+
+
+def test_an_old_splats_average_forgets_at_the_pace_of_the_longest_one():
+    rows, average = np.zeros((1, 14), np.float32), np.ones((1, 14), np.float32)
+    ages = np.array([100_000], np.int32)
+    for _ in range(20):
+        adam_step(rows, average, ages, np.ones((1, 14), np.float32), rate=0.0, longest=10.0)
+    assert np.allclose(average, 0.9**20, rtol=1e-4)
+
+
+def test_what_is_shown_is_calmer_than_the_steps():
+    """Rates stay high, so the last step is off by its noise; the average is not."""
+    refiner = refiner_with_views(4, dropout_views=0.0)
+    for _ in range(300):
+        refiner.step()
+    parameters = refiner.parameters
+    errors = {}
+    for name in ("rows", "average"):
+        shown = SplatParameters(parameters.count)
+        arrays = {key: getattr(parameters, key)[: parameters.count] for key in SPLATS}
+        shown.load({**arrays, "rows": arrays[name]})
+        errors[name] = []
+        for view in refiner.views.values():
+            rgb, _, _ = refiner._renderer.render(
+                shown, refiner.view_matrix(view.c2w), K.astype(np.float32), WIDTH, HEIGHT,
+                refiner.background,
+            )  # fmt: skip
+            errors[name].append(np.square(rgb - view.image / 255.0).mean())
+    assert np.mean(errors["average"]) < 0.8 * np.mean(errors["rows"])
+    assert torch.equal(parameters.splats().means, torch.from_numpy(shown.means))
+    refiner.close()
 
 
 @settings(max_examples=20, deadline=None)
@@ -238,7 +292,9 @@ def test_moving_a_chunk_is_what_the_splats_transform_says_and_leaves_the_others(
     to_world = np.eye(4)
     to_world[:3, 3] = refiner.origin
     expected = parts[9].transform(np.linalg.inv(to_world) @ motion @ to_world)
-    moved = refiner.parameters.splats(np.flatnonzero(refiner.parameters.chunk[:120] == 9))
+    members = np.flatnonzero(refiner.parameters.chunk[:120] == 9)
+    moved = refiner.parameters.splats(members)
+    assert np.allclose(moved.means, refiner.parameters.means[members]), "what is worked on too"
     assert torch.allclose(moved.means, expected.means, atol=1e-4)
     assert torch.allclose(moved.scales, expected.scales, rtol=1e-4)
     dots = (moved.quats_wxyz * torch.nn.functional.normalize(expected.quats_wxyz, dim=-1)).sum(-1)

@@ -148,7 +148,8 @@ class Walk(RuleBasedStateMachine):
         refiner = self.engine.refiner
         members = np.flatnonzero(refiner.parameters.chunk[: refiner.parameters.count] == chunk)
         refiner._fit_buffers()
-        refiner.parameters.rows[members, COLOR:] += np.float32(by)
+        for rows in (refiner.parameters.rows, refiner.parameters.average):
+            rows[members, COLOR:] += np.float32(by)
         refiner.parameters.activate()
         refiner._touched[members] = True
         self.expected.color[chunk] += by

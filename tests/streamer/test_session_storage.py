@@ -14,6 +14,7 @@ import torch
 from engine_helpers import feed, make_engine, office
 
 from gs_decoder import MapMirror
+from gs_decoder.refine.parameters import SPLATS
 from gs_decoder.updates import ChunkUpdate
 from streamer.frames import Frame
 from streamer.session.batching import view_batch
@@ -280,7 +281,7 @@ def test_a_copy_shares_what_is_never_changed_and_nothing_else(engine: Engine) ->
     assert copied.model is engine.model_state
     assert all(chunk is engine.map.chunks[chunk.id] for chunk in copied.chunks)
     assert all(keyframe is engine.keyframes[keyframe.seq] for keyframe in copied.keyframes)
-    for name in ("rows", "moment1", "moment2", "steps", "chunk"):
+    for name in SPLATS:
         live, array = getattr(engine.refiner.parameters, name), copied.refiner.arrays[name]
         assert len(array) == engine.refiner.parameters.count
         assert not np.shares_memory(array, live)

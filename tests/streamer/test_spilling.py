@@ -15,6 +15,7 @@ from strip_walk import HEIGHT, WIDTH, beginning, pose, there_and_back, wall_fram
 
 from gs_decoder import ChunkUpdate, DropUpdate, psnr
 from gs_decoder.refine import RefineView
+from gs_decoder.refine.parameters import SPLATS
 from streamer.frames import Frame
 from streamer.session.corrections import rigid
 from streamer.session.engine import Engine
@@ -274,7 +275,7 @@ def test_an_engine_restored_with_chunks_on_the_disk_goes_on_bit_for_bit(tmp_path
     for identity, chunk in first.map.chunks.items():
         assert chunk.splats.equals(second.map.chunks[identity].splats)
     assert resting(first) == resting(second) != asleep
-    for name in ("rows", "moment1", "moment2", "steps", "chunk"):
+    for name in SPLATS:
         mine, other = (getattr(e.refiner.parameters, name) for e in (first, second))
         count = first.refiner.parameters.count
         assert np.array_equal(mine[:count], other[:count])
