@@ -257,7 +257,8 @@ def measure(options: argparse.Namespace) -> Report:
     return report
 
 
-ENGINE = full_engine(600, 40, 4)
+HOME = tempfile.TemporaryDirectory(prefix="splatstream-engine-")
+ENGINE = full_engine(Path(HOME.name), splats=600, published=600, frames=40, views=4)
 
 
 def main() -> None:

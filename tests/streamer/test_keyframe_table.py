@@ -65,7 +65,8 @@ def test_a_publisher_takes_key_frames_without_a_picture() -> None:
         while far.poll(0):
             mirror.receive(decode(far.recv_multipart(), max_parts=MAX_INTERNAL_PARTS))
     assert mirror.synced
-    assert list(mirror.keyframes) == list(range(count))
-    pictures = [bytes(mirror.thumbnails.get(seq, b"")) for seq in range(count)]
+    entries = mirror.keyframes.entries()
+    assert [entry.seq for entry in entries] == list(range(count))
+    pictures = mirror.keyframes.thumbnails(entries)
     assert pictures[: count - 2] == [b""] * (count - 2)
     assert pictures[-1] == f"picture {count - 1}".encode()
