@@ -199,7 +199,7 @@ class SessionConfig:
 class PublisherConfig:
     """How much the publisher holds for readers that are slow."""
 
-    updates_hwm: int = 64
+    updates_hwm: int = 192
     """Updates that wait for one subscriber; beyond that it misses some and asks for a snapshot."""
     answers_hwm: int = 16
     """Answers in a reader's socket; the rest of a snapshot waits until it takes more."""

@@ -11,6 +11,7 @@ import pytest
 from streamer.cli.serve import Options, serve_config
 from streamer.config import (
     ConfigError,
+    PublisherConfig,
     ServeConfig,
     config_from_mapping,
     config_to_mapping,
@@ -19,6 +20,7 @@ from streamer.config import (
     read_run_config,
     write_run_config,
 )
+from streamer.session.settings import engine_config
 from viewer.config import ViewerConfig as PageConfig
 
 
@@ -126,3 +128,8 @@ def test_serve_refuses_what_its_page_could_not_show(tmp_path: Path) -> None:
 def test_the_command_line_is_checked_like_the_file() -> None:
     with pytest.raises(ConfigError, match=r"viewer\.port: 70000"):
         serve_config(Options(viewer_port=70000))
+
+
+def test_what_refinement_publishes_at_once_fits_into_a_subscribers_queue() -> None:
+    """A reader that keeps up would lose updates otherwise, and repair the map over and over."""
+    assert PublisherConfig().updates_hwm > engine_config(ServeConfig()).chunks_at_once
