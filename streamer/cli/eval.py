@@ -72,7 +72,7 @@ def run(options: Options) -> int:
     from streamer.evaluation.evaluate import Evaluation, Settings, evaluate
     from streamer.evaluation.methods import METHODS
     from streamer.evaluation.report import HTML, write_reports
-    from streamer.evaluation.table import rows, text_table
+    from streamer.evaluation.table import rows, text_table, without_empty
     from streamer.run import output_folder
     from streamer.session.threads import use_all_cores
 
@@ -123,7 +123,8 @@ def run(options: Options) -> int:
         )
     for capture in found.captures:
         screen.print(f"\n{escape(capture.capture)}")
-        screen.print(escape(text_table(list(rows(capture)))))
+        heads, lines = without_empty(list(rows(capture)))
+        screen.print(escape(text_table(lines, heads)))
     if found.captures:
         screen.print(f"\n{escape(str(out / HTML))}")
     if interrupted:

@@ -17,7 +17,7 @@ from streamer.evaluation.evaluate import Evaluation
 from streamer.evaluation.methods import METHODS
 from streamer.evaluation.pictures import LARGEST_ERROR, ViewPictures
 from streamer.evaluation.results import FIRST_BATCHES, CaptureResult, RunResult
-from streamer.evaluation.table import COLUMNS, number, rows
+from streamer.evaluation.table import number, rows, without_empty
 from streamer.hardware import hardware
 
 JSON, HTML = "report.json", "report.html"
@@ -92,14 +92,15 @@ def _as_html(evaluation: Evaluation, made: dict[str, str]) -> str:
 
 
 def _capture_section(capture: CaptureResult, pictures: list[list[ViewPictures]]) -> list[str]:
+    heads, lines = without_empty(list(rows(capture)))
     parts = [
         f"<section><h2>{escape(capture.capture)}</h2>",
         f"<p>{capture.frames_given} frames given, {capture.views_held_out} held out.</p>",
         "<div class=wide><table><thead><tr>",
-        *(f"<th>{escape(name)}</th>" for name in COLUMNS),
+        *(f"<th>{escape(name)}</th>" for name in heads),
         "</tr></thead><tbody>",
     ]
-    for row in rows(capture):
+    for row in lines:
         parts.append("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>")
     parts.append("</tbody></table></div>")
     for slug, reason in capture.left_out.items():

@@ -30,6 +30,14 @@ def rows(capture: CaptureResult) -> Iterator[tuple[str, ...]]:
             yield (label, f"end ({run.batches[-1].name})", *_figures(run.batches[-1]))
 
 
+def without_empty(
+    lines: Sequence[tuple[str, ...]], heads: tuple[str, ...] = COLUMNS
+) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """(heads, rows) without the columns that say nothing in any row."""
+    kept = [n for n in range(len(heads)) if any(line[n] for line in lines)]
+    return tuple(heads[n] for n in kept), [tuple(line[n] for n in kept) for line in lines]
+
+
 def text_table(lines: Sequence[tuple[str, ...]], heads: tuple[str, ...] = COLUMNS) -> str:
     """Rows under their heads, aligned by spaces: numbers to the right, words to the left."""
     everything = [heads, *lines]

@@ -71,11 +71,27 @@ def feed(engine: Engine, frames: Sequence[Frame], batch: int = 4) -> None:
         engine.process(frames[start : start + batch])
 
 
+def refine(engine: Engine, steps: int) -> None:
+    for _ in range(steps):
+        engine.refine()
+
+
 def numbered(frames: Iterable[Frame], first: int = 0) -> list[Frame]:
     """The same frames with new numbers and stamps, one after the other."""
     return [
         replace(frame, seq=seq, stamp_ns=seq * 10**8) for seq, frame in enumerate(frames, first)
     ]
+
+
+def with_depth() -> list[Frame]:
+    """Of a slanted wall, with holes; every third frame brings none."""
+    frames = []
+    for number, frame in enumerate(office(0, 8)):
+        height, width = frame.image.shape[:2]
+        depth = np.linspace(1.5, 3.0, width, dtype=np.float32)[None].repeat(height, 0)
+        depth[: height // 3, : width // 3] = 0.0
+        frames.append(frame if number % 3 == 2 else replace(frame, depth=depth))
+    return frames
 
 
 def picture(
@@ -97,6 +113,18 @@ def mean_psnr(mirror: MapMirror, frames: Sequence[Frame], cameras: Mapping[int, 
     return float(
         np.mean([psnr(picture(mirror, f, cameras[f.seq]).clip(0, 1), truth(f)) for f in frames])
     )
+
+
+def assert_sound(engine: Engine, reader: Reader) -> None:
+    """Finite splats, and everybody holds the same."""
+    engine.publish()
+    for chunk in engine.map.chunks.values():
+        chunk.splats.check_values()
+        assert chunk.count > 0
+    assert engine.map.count == engine.refiner.parameters.count
+    assert reader.mirror.equals(engine.map)
+    assert set(reader.cameras) == set(engine.keyframes)
+    assert {c for c in reader.chunks.values() if c is not None} == set(reader.mirror.chunks)
 
 
 def same(one: Any, other: Any, path: str = "state") -> None:

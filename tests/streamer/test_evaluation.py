@@ -25,7 +25,7 @@ from streamer.evaluation.job import Job, Outcome, poses_path, read_offsets
 from streamer.evaluation.marks import Marks
 from streamer.evaluation.methods import METHODS, build_model
 from streamer.evaluation.results import CaptureResult, RunResult
-from streamer.evaluation.table import COLUMNS, rows, text_table
+from streamer.evaluation.table import COLUMNS, rows, text_table, without_empty
 from streamer.evaluation.worker import build_map
 from streamer.held_out import HeldOut
 from streamer.run import RunPlan
@@ -336,3 +336,4 @@ def test_a_failed_run_has_its_row() -> None:
     lines = list(rows(result))
     assert [len(line) for line in lines] == [len(COLUMNS)]
     assert text_table(lines).splitlines()[1].split() == ["learned,", "with", "depth", "failed"]
+    assert without_empty(lines) == (("start", "map"), [("learned, with depth", "failed")])
