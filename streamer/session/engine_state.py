@@ -73,7 +73,7 @@ def restore_engine(engine: Engine, state: EngineState, frames: Mapping[int, Fram
     engine.trajectory = Trajectory.restored(state.trajectory)
     engine.selector.remember(*state.places)
     # A chunk that rests may be in the map or not.
-    chunks = {held.meta.frame_seq: held.id for held in state.residence.resting}
+    chunks = {held.frame_seq: held.id for held in state.residence.resting}
     chunks |= {chunk.frame_seq: chunk.id for chunk in state.chunks}
     for keyframe in state.keyframes:
         engine.keyframes.add(keyframe)

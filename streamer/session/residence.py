@@ -20,7 +20,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from gs_decoder import ChunkMeta, SplatMap, Splats
+from gs_decoder import SplatMap, Splats
+from gs_decoder.chunk import frozen_poses
 from gs_decoder.refine import (
     Refiner,
     RefineView,
@@ -109,7 +110,7 @@ class Residence:
     def pose(self, chunk: int) -> Float64:
         """T_world_chunk of a chunk wherever it is, as it is shown."""
         held = self._resting.get(chunk)
-        return self._map.chunks[chunk].T_world_chunk if held is None else held.meta.T_world_chunk
+        return self._map.chunks[chunk].T_world_chunk if held is None else held.T_world_chunk
 
     def splats_world(self, origin: Float64 | None = None) -> Splats:
         """All splats in world axes, relative to `origin` (default zeros), those from the disk too
@@ -156,9 +157,10 @@ class Residence:
         """New poses of chunks, wherever they are: nothing is read or written."""
         shown = self._map.chunks
         self._map.move({chunk: pose for chunk, pose in poses.items() if chunk in shown})
-        for chunk, pose in poses.items():
-            if held := self._resting.get(chunk):
-                self._resting[chunk] = replace(held, meta=replace(held.meta, T_world_chunk=pose))
+        resting = [chunk for chunk in poses if chunk in self._resting]
+        # Together, as in the map: after a walk of thousands most of them rest.
+        for chunk, pose in zip(resting, frozen_poses([poses[chunk] for chunk in resting])):
+            self._resting[chunk] = self._resting[chunk].moved(pose)
 
     # Coming back -----------------------------------------------------------------------------
 
@@ -215,8 +217,8 @@ class Residence:
         if chunk not in self._map.chunks:
             self.publishable(held.count)
             self._map.put_back(chunk, held.meta, resting_splats(rows))
-            self._keyframes.tie(held.meta.frame_seq, chunk)
-        put_back(self._refiner, chunk, rows, held.meta.T_world_chunk)
+            self._keyframes.tie(held.frame_seq, chunk)
+        put_back(self._refiner, chunk, rows, held.T_world_chunk)
         views = []
         for pack in held.packs:
             try:
@@ -254,7 +256,7 @@ class Residence:
             self._map.drop([held.id])
         self._keyframes.forget_chunks([held.id])
         self.forget([held.id])
-        del self._work.chunk_of_seq[held.meta.frame_seq]
+        del self._work.chunk_of_seq[held.frame_seq]
 
     # Leaving ---------------------------------------------------------------------------------
 
@@ -338,14 +340,16 @@ class Residence:
         if self._refiner.changed(chunk):
             # What readers have is what will come back.
             self._map.replace(chunk, resting_splats(rows))
-        meta = ChunkMeta(
-            frame_seq=held.frame_seq,
-            stamp_ns=held.stamp_ns,
-            camera=held.camera,
-            T_world_chunk=held.T_world_chunk,
+        self._resting[chunk] = RestingChunk(
+            chunk,
+            held.frame_seq,
+            held.stamp_ns,
+            held.camera,
+            held.T_world_chunk,
+            len(rows["rows"]),
+            file,
+            () if pack is None else (pack,),
         )
-        packs = () if pack is None else (pack,)
-        self._resting[chunk] = RestingChunk(chunk, meta, len(rows["rows"]), file, packs)
         return True
 
     def _write(self, arrays: Arrays) -> SpillFile | None:

@@ -11,23 +11,54 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gs_decoder import Chunk, ChunkMeta
-from gs_decoder.chunk import chunk_splats, make_chunk
+from gs_decoder.chunk import chunk_splats, frozen_poses, make_chunk
 from gs_decoder.refine import resting_splats
 from streamer.session.sight import Reach
 from streamer.session.spill_files import SpillFile, read_spilled
+
+Float64 = NDArray[np.float64]
 
 Arrays = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RestingChunk:
-    """A chunk on the disk: `meta` as it is now, `count` splats in `file`, views in `packs`."""
+    """A chunk on the disk: `count` splats in `file`, views in `packs`.
+
+    `T_world_chunk` (4, 4) is where it is now, as `frozen_poses` gives it.
+    """
 
     id: int
-    meta: ChunkMeta
+    frame_seq: int
+    stamp_ns: int
+    camera: str
+    T_world_chunk: Float64
     count: int
     file: SpillFile
     packs: tuple[SpillFile, ...]
+
+    @property
+    def meta(self) -> ChunkMeta:
+        """Its key frame."""
+        return ChunkMeta(
+            frame_seq=self.frame_seq,
+            stamp_ns=self.stamp_ns,
+            camera=self.camera,
+            T_world_chunk=self.T_world_chunk,
+        )
+
+    def moved(self, T_world_chunk: Float64) -> RestingChunk:
+        """The same elsewhere; the pose as `frozen_poses` gives it."""
+        return RestingChunk(
+            self.id,
+            self.frame_seq,
+            self.stamp_ns,
+            self.camera,
+            T_world_chunk,
+            self.count,
+            self.file,
+            self.packs,
+        )
 
     @property
     def files(self) -> tuple[SpillFile, ...]:
@@ -60,9 +91,7 @@ def residence_arrays(state: ResidenceState) -> dict[str, NDArray[Any]]:
     return {
         "packs": np.array(packs, np.int64).reshape(-1, 4),
         "chunks": np.array([_numbers(held) for held in resting], np.int64).reshape(-1, 7),
-        "poses": np.array([held.meta.T_world_chunk for held in resting], np.float64).reshape(
-            -1, 4, 4
-        ),
+        "poses": np.array([held.T_world_chunk for held in resting], np.float64).reshape(-1, 4, 4),
         "known": np.array(known, np.int64),
         "reaches": np.array(reaches, np.float64).reshape(-1, 4),
         "seen": np.array([state.seen[chunk] for chunk in known], np.int64),
@@ -75,7 +104,7 @@ def residence_figures(state: ResidenceState) -> dict[str, Any]:
         "batch": state.batch,
         "next_file": state.next_file,
         "files": [file.number for held in state.resting for file in held.files],
-        "cameras": [held.meta.camera for held in state.resting],
+        "cameras": [held.camera for held in state.resting],
     }
 
 
@@ -86,12 +115,16 @@ def residence_state(arrays: Arrays, figures: Mapping[str, Any]) -> ResidenceStat
         packs.setdefault(identity, []).append(SpillFile(*place))
     resting = []
     for numbers, pose, camera in zip(
-        arrays["chunks"].tolist(), arrays["poses"], figures["cameras"], strict=True
+        arrays["chunks"].tolist(),
+        frozen_poses(list(arrays["poses"])),
+        figures["cameras"],
+        strict=True,
     ):
         identity, seq, stamp, count, *place = numbers
-        meta = ChunkMeta(frame_seq=seq, stamp_ns=stamp, camera=camera, T_world_chunk=pose)
         views = tuple(packs.get(identity, ()))
-        resting.append(RestingChunk(identity, meta, count, SpillFile(*place), views))
+        resting.append(
+            RestingChunk(identity, seq, stamp, camera, pose, count, SpillFile(*place), views)
+        )
     known = arrays["known"].tolist()
     return ResidenceState(
         batch=int(figures["batch"]),
@@ -140,8 +173,7 @@ def resting_chunk(held: RestingChunk, arrays: Arrays) -> Chunk:
 
 
 def _numbers(held: RestingChunk) -> tuple[int, ...]:
-    meta = held.meta
-    return (held.id, meta.frame_seq, meta.stamp_ns, held.count, *_place(held.file))
+    return (held.id, held.frame_seq, held.stamp_ns, held.count, *_place(held.file))
 
 
 def _place(file: SpillFile) -> tuple[int, int, int]:

@@ -195,7 +195,7 @@ class Walk(RuleBasedStateMachine):
 
     @staticmethod
     def engine_chunk(state: object, seq: int) -> int:
-        by_seq = {held.meta.frame_seq: held.id for held in state.residence.resting}  # type: ignore[attr-defined]
+        by_seq = {held.frame_seq: held.id for held in state.residence.resting}  # type: ignore[attr-defined]
         by_seq |= {chunk.frame_seq: chunk.id for chunk in state.chunks}  # type: ignore[attr-defined]
         return by_seq[seq]
 
