@@ -38,6 +38,7 @@ from streamer.config import ServeConfig, SessionConfig, ViewerConfig
 from streamer.daemon_process import DaemonProcess
 from streamer.demo import CAPTURE
 from streamer.frames import Frame
+from streamer.garbage import settle
 from streamer.hardware import hardware
 from streamer.load import Material, material
 from streamer.requests import RequestRefused
@@ -372,6 +373,8 @@ def _corrected(
     to_move, to_answer = [], []
     # Above those of earlier runs with the same session.
     first = int(time.time())
+    # As a process may that others wait for: Python's search for garbage would look at all of torch.
+    settle()
     watcher = Watcher(reader)
     with (
         filming.filming(options.fps),

@@ -12,6 +12,7 @@ from streamer.access.daemon import open_gate
 from streamer.access.gate import missing
 from streamer.config import ServeConfig
 from streamer.control import BATCHES, ControlLink, bind, ipc_address, notice_dead_peers
+from streamer.garbage import QuietTimes
 from streamer.ingest.backstage import Backstage
 from streamer.ingest.catchup import CatchUp
 from streamer.ingest.decoder import Decoder
@@ -122,8 +123,10 @@ class IngestService:
         if self._committer is not None:
             poller.register(self._committer.wake_fd, zmq.POLLIN)
         ticked = 0.0
+        quiet = QuietTimes(time.monotonic())
         while not self._stopping:
-            poller.poll(int(TICK_S * 1000))
+            if not poller.poll(int(TICK_S * 1000)):
+                quiet.use(time.monotonic())
             self._read_public()
             for verdict in self._decoder.collect():
                 self._door.decided(verdict)

@@ -22,6 +22,7 @@ from streamer.control import (
     ipc_address,
     notice_dead_peers,
 )
+from streamer.garbage import QuietTimes
 from streamer.metrics.instruments import PublisherInstruments
 from streamer.protocol import Buffer, ProtocolError, decode, encode
 from streamer.protocol.internal import SessionRefused, SessionStarted
@@ -135,8 +136,11 @@ class Publisher:
         if self._control is not None:
             poller.register(self._control.socket, zmq.POLLIN)
         beat = time.monotonic()
+        quiet = QuietTimes(beat)
         while not stopping():
             ready = dict(poller.poll(RETRY_MS if self._outbox.waiting else 100))
+            if not ready:
+                quiet.use(time.monotonic())
             if self._control is not None and self._control.socket in ready:
                 self._take_orders()
             if self._sessions in ready:

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from streamer.config import ServeConfig
 from streamer.frames import Frame
+from streamer.garbage import QuietTimes
 from streamer.keep import parse_keep
 from streamer.protocol.errors import ProtocolError
 from streamer.protocol.internal import (
@@ -132,6 +133,7 @@ class SessionProcess:
         else:
             self._outbox.go_on(self._first_number)
         self._tell(force=True)
+        quiet = QuietTimes(time.monotonic())
         while not self._stopping:
             wants = self.engine.wants_refinement
             turn = wants and self._turns.may_refine(time.monotonic())
@@ -145,8 +147,10 @@ class SessionProcess:
                     break
             if self.engine.wants_refinement and not self._stopping:
                 self._refine(turn)
-            elif self._save_every and self._state() == "idle":
-                self._save_by_itself()
+            elif self._state() == "idle":
+                if self._save_every:
+                    self._save_by_itself()
+                quiet.use(time.monotonic())
             self._answer_saves()
             self._tell()
         self._outbox.flush(_LAST_WORDS_S)
