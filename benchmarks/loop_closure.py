@@ -182,7 +182,7 @@ def stages(options: Stages) -> dict[str, Any]:
     watch = Stopwatch()
     watch.watch(engine.trajectory, "revise", "trajectory.revise")
     watch.watch(engine.map, "move", "map.move")
-    watch.watch(engine, "_send", "publish")
+    watch.watch(engine.publication, "send", "publish")
     # All that readers wait for.
     watch.watch(engine, "announce_poses", "announced")
     watch.watch(engine.refiner, "move_chunks", "refiner.move_chunks")

@@ -24,7 +24,7 @@ from gs_decoder.refine.convergence import Convergence
 from gs_decoder.refine.parameters import SplatParameters
 from gs_decoder.refine.poses import PoseOffsets
 from gs_decoder.refine.renderers import ViewGradient, ViewRenderer
-from gs_decoder.refine.taking import Taking
+from gs_decoder.refine.taking import Taking, take
 from gs_decoder.refine.views import RefineView
 from gs_decoder.splats import Splats
 
@@ -135,26 +135,38 @@ class Refiner:
 
     @property
     def has_changes(self) -> bool:
-        """Whether `take_changed` could name a chunk."""
+        """Whether `changed_chunks` could name a chunk."""
         return bool(self._touched[: self.parameters.count].any())
 
     def changed(self, chunk: int) -> bool:
-        """Whether `take_changed` would name the chunk."""
+        """Whether `changed_chunks` would name the chunk."""
         self._fit_buffers()
         count = self.parameters.count
         return bool(self._touched[:count][self.parameters.chunk[:count] == chunk].any())
 
-    def take_changed(
-        self, chunks: Collection[int], most: int | None = None
-    ) -> list[tuple[int, Splats]]:
-        """Of these chunks, the ones that changed since they were named last, with their splats now.
+    def changed_chunks(self, chunks: Collection[int], most: int | None = None) -> list[int]:
+        """Of these chunks, the ones that changed since they were taken last.
 
-        Splats are a copy, averaged over their last steps, in world axes relative to `origin`. With
-        `most`, no more than that; the others at later calls, each in its turn.
+        With `most`, no more than that; the others at later calls, each in its turn.
         """
         self._fit_buffers()
         touched = self._touched[: self.parameters.count]
-        return self._taking.take(self.parameters, touched, chunks, most)
+        return self._taking.turn(self.parameters, touched, chunks, most)
+
+    def take(self, chunks: Collection[int]) -> list[tuple[int, Splats]]:
+        """The splats of these chunks now, which count as unchanged from here on; chunks without
+        any are left out.
+
+        A copy, averaged over their last steps, in world axes relative to `origin`.
+        """
+        self._fit_buffers()
+        return take(self.parameters, self._touched[: self.parameters.count], chunks)
+
+    def take_changed(
+        self, chunks: Collection[int], most: int | None = None
+    ) -> list[tuple[int, Splats]]:
+        """Both: the chunks that changed, and their splats."""
+        return self.take(self.changed_chunks(chunks, most))
 
     def view_matrix(self, c2w: Float64) -> Float32:
         """World-to-camera of a camera-to-world pose, relative to `origin`."""

@@ -1,4 +1,4 @@
-"""Which chunks refinement has changed, and their splats, a bounded number at a time."""
+"""Which chunks refinement has changed, a bounded number at a time, and their splats."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ class Taking:
     def __init__(self) -> None:
         self._last = -1
 
-    def take(
+    def turn(
         self,
         parameters: SplatParameters,
         touched: NDArray[np.bool_],
         chunks: Collection[int],
         most: int | None,
-    ) -> list[tuple[int, Splats]]:
-        """A copy of the splats of chunks that changed.
+    ) -> list[int]:
+        """The chunks that changed.
 
         Args:
-            touched: (count,) the splats that changed; what need not be asked again is unmarked.
+            touched: (count,) the splats that changed; the ones that do not count are unmarked.
             chunks: the ones that count.
-            most: of them at most; the others stay marked.
+            most: of them at most; the others have their turn later.
         """
         chunk = parameters.chunk[: parameters.count]
         ids = [identity for identity in np.unique(chunk[touched]).tolist() if identity in chunks]
@@ -39,9 +39,17 @@ class Taking:
             start = bisect_right(ids, self._last)
             ids = (ids[start:] + ids[:start])[:most]
             self._last = ids[-1]
-        rows = np.flatnonzero(np.isin(chunk, ids))
-        touched[rows] = False
-        rows = rows[np.argsort(chunk[rows], kind="stable")]
-        bounds = np.flatnonzero(np.diff(chunk[rows])) + 1
-        groups = np.split(rows, bounds) if len(rows) else []
-        return [(int(chunk[group[0]]), parameters.splats(group)) for group in groups]
+        return ids
+
+
+def take(
+    parameters: SplatParameters, touched: NDArray[np.bool_], chunks: Collection[int]
+) -> list[tuple[int, Splats]]:
+    """A copy of the splats of these chunks, which are unmarked in `touched` (count,)."""
+    chunk = parameters.chunk[: parameters.count]
+    rows = np.flatnonzero(np.isin(chunk, list(chunks)))
+    touched[rows] = False
+    rows = rows[np.argsort(chunk[rows], kind="stable")]
+    bounds = np.flatnonzero(np.diff(chunk[rows])) + 1
+    groups = np.split(rows, bounds) if len(rows) else []
+    return [(int(chunk[group[0]]), parameters.splats(group)) for group in groups]

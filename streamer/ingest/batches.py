@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from streamer.frames import Frame
 from streamer.protocol.internal import BatchFrame
+from streamer.protocol.wire import Buffer
 
 
 def describe(frame: Frame) -> BatchFrame:
@@ -33,3 +36,28 @@ def parts(frame: Frame) -> list[memoryview]:
     if frame.valid is not None:
         arrays.append(np.ascontiguousarray(frame.valid).view(np.uint8))
     return [array.reshape(-1).view(np.uint8).data for array in arrays]
+
+
+def unpack_frames(entries: Sequence[BatchFrame], parts: Sequence[Buffer]) -> list[Frame]:
+    """The frames of a BATCH; arrays are views of the received parts."""
+    rest = iter(parts)
+    frames = []
+    for entry in entries:
+        shape = (entry.height, entry.width)
+        image = np.frombuffer(next(rest), np.uint8).reshape(*shape, 3)
+        depth = np.frombuffer(next(rest), np.float32).reshape(shape) if entry.has_depth else None
+        valid = np.frombuffer(next(rest), np.bool_).reshape(shape) if entry.has_valid else None
+        frames.append(
+            Frame(
+                seq=entry.seq,
+                stamp_ns=entry.stamp_ns,
+                camera=entry.camera,
+                image=image,
+                K=np.reshape(entry.K, (3, 3)),
+                c2w=None if entry.c2w is None else np.reshape(entry.c2w, (4, 4)),
+                depth=depth,
+                valid=valid,
+                received_ns=entry.received_ns,
+            )
+        )
+    return frames

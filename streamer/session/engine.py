@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gs_decoder import MapConfig, SplatMap, Splats, estimate_background
-from gs_decoder.refine import Refiner, local_pose
+from gs_decoder.refine import Refiner
 from streamer.frames import Frame
 from streamer.session.ahead import Ahead
 from streamer.session.aside import Aside, Attend, attend_to_nothing
@@ -37,9 +37,10 @@ from streamer.session.corrections import PosesOutcome, Trajectory, rigid, scale_
 from streamer.session.fusing import fuse_keyframe
 from streamer.session.keyframe_table import KeyframeTable
 from streamer.session.keyframes import KeyframeSelector
-from streamer.session.moving import follow, show_found, show_moved, shown_cameras
+from streamer.session.moving import follow, show_moved, shown_cameras
 from streamer.session.outbox import Keyframe, Latencies, Outbox, SessionStatus
 from streamer.session.pace import Pace
+from streamer.session.publication import Publication
 from streamer.session.residence import Residence
 from streamer.session.settings import EngineConfig, view_renderer
 from streamer.session.spill_files import SpillFolder
@@ -91,7 +92,7 @@ class Engine:
         self.chunk_of_seq: dict[int, int] = {}
         self.residence = Residence(self, self._spill, self._resident_budget)
         self.scene_depth: float | None = None
-        self._published_at = self._collected_at = -math.inf
+        self.publication = Publication(self)
         self._batch_ms = 0.0
         self._latencies = Latencies()
 
@@ -159,7 +160,7 @@ class Engine:
             self.refiner.views[frame.seq].far = judgement.sight
         self.frames_done += len(frames)
         with self.outbox.timed("publish"):
-            self._publish_what_is_due()
+            self.publication.due(attend)
         now = time.monotonic_ns()
         self._batch_ms = (now - started) / 1e6
         self.outbox.took("batch", self._batch_ms / 1e3)
@@ -168,13 +169,13 @@ class Engine:
             self.outbox.latency((now - frame.received_ns) / 1e9)
         if self.config.refine_steps and self.config.refine_enabled:
             for _ in range(self.config.refine_steps):
-                self.refine()
+                self.refine(attend)
                 attend(None)
-            self.publish()
+            self.publication.everything(attend)
         elif not self.config.refine_enabled:
             # Nobody else will publish what became of old chunks, of which fusion doubts some.
-            self.publish()
-        self.follow_poses()
+            self.publication.everything(attend)
+        self.follow_poses(attend)
 
     def _begin(self, frames: Sequence[Frame]) -> None:
         """What the first frames of a stream decide: the map's origin and its background."""
@@ -234,11 +235,11 @@ class Engine:
         self.residence.make_room(count, 0, protected=newest)
         if self.refiner.make_room(count, budget, self.map.config.reserve, protected=newest):
             # The map must have the room too, or it would make its own, from other splats.
-            self._collect()
+            self.publication.collect()
         if self.map.count + count > self.map.config.map_budget:
             # Splats that refinement removed are still there. The map is not to choose by itself:
             # it would by where its chunks are shown.
-            self._collect()
+            self.publication.collect()
         self.residence.publishable(count)
 
     def _newest(self) -> list[int]:
@@ -260,57 +261,22 @@ class Engine:
         exactly, progress = self.config.idle_steps, self.refiner.convergence
         return progress.reached if exactly is None else progress.steps >= exactly
 
-    def refine(self) -> None:
-        """One refinement step; publishes some refined chunks now and then, and when it is done."""
+    def refine(self, attend: Attend = attend_to_nothing) -> None:
+        """One refinement step; publishes some refined chunks now and then, and when it is done.
+
+        Args:
+            attend: called while a thread does the step, and between what is published. What it
+                announces is to be followed (`follow_poses`) before the next step.
+        """
         settled = self._settled and not self.config.refine_steps
         if not settled:
             with self.outbox.timed("refine"):
-                self.refiner.step()
-        if settled or time.monotonic() - self._published_at >= self.config.publish_every:
-            self.publish(self.config.chunks_at_once)
+                self._aside.call(attend, self.refiner.step)
+        self.publication.some(attend, at_once=settled)
 
-    def publish(self, most: int | None = None) -> None:
-        """Bring `most` chunks or all to what refinement made of them; send it, if not paused."""
-        if not self.paused:
-            self._collect(most)
-            self._send()
-
-    def _publish_what_is_due(self) -> None:
-        """New chunks and moves at once, refined chunks not too often."""
-        if self.paused:
-            return
-        if time.monotonic() - self._collected_at >= self.config.chunk_interval:
-            self._collect(self.config.chunks_at_once)
-        self._send()
-
-    def _send(self) -> None:
-        self._published_at = time.monotonic()
-        self._send_keyframes()
-        if not self.paused and self.outbox.ready and (updates := self.map.drain_updates()):
-            self.outbox.updates(updates)
-
-    def _send_keyframes(self) -> None:
-        if self.paused or not self.outbox.ready:
-            return
-        if moved := self.keyframes.take_moved():
-            self.outbox.keyframes_moved(moved)
-        if changed := self.keyframes.take_changed():
-            self.outbox.keyframes(changed)
-
-    def _collect(self, most: int | None = None) -> None:
-        self._collected_at = time.monotonic()
-        parameters = self.refiner.parameters
-        for chunk, splats in self.refiner.take_changed(self.map.chunks, most):
-            pose = self.ahead.chunk(chunk, self.map.chunks[chunk].T_world_chunk)
-            self.map.replace(chunk, splats.transform(np.linalg.inv(local_pose(self.refiner, pose))))
-        show_found(self)
-        present = set(np.unique(parameters.chunk[: parameters.count]).tolist())
-        gone = {c for c in set(self.map.chunks) - present if c not in self.residence}
-        if gone:
-            self.map.drop(gone)
-            self.residence.forget(gone)
-            self.keyframes.forget_chunks(gone)
-            self.chunk_of_seq = {s: c for s, c in self.chunk_of_seq.items() if c not in gone}
+    def publish(self) -> None:
+        """Bring all chunks to what refinement made of them; send it, if not paused."""
+        self.publication.everything()
 
     # Corrections -----------------------------------------------------------------------------
 
@@ -360,17 +326,17 @@ class Engine:
                 revision, entries, by=by, upto=upto, coming=coming or {}
             )
             announced = show_moved(self, moved)
-            self._send()
+            self.publication.send()
         self.keyframes.move(shown_cameras(self, announced.cameras))
-        self._send_keyframes()
+        self.publication.send_keyframes()
         return PosesOutcome(len(announced.chunks), unknown)
 
-    def follow_poses(self) -> None:
+    def follow_poses(self, attend: Attend = attend_to_nothing) -> None:
         """Bring what is worked on to where readers were told that it is."""
         while (announced := self.ahead.take()) is not None:
             with self.outbox.timed("follow"):
                 follow(self, announced)
-            self._publish_what_is_due()
+            self.publication.due(attend)
 
     def reset(self) -> None:
         """Forget map, poses and fast weights: a new epoch. Settings and compiled code stay."""
@@ -382,7 +348,7 @@ class Engine:
 
     def splats_world(self, origin: Float64 | None = None) -> Splats:
         """All splats, those on the disk too, world axes, relative to `origin` (default zeros)."""
-        self._collect()
+        self.publication.collect()
         return self.residence.splats_world(origin)
 
     def status(self) -> SessionStatus:

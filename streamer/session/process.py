@@ -2,9 +2,9 @@
 
 One loop: look at the sockets, take a batch if one is there, else refine one step. The engine asks
 for work (`want` in STATE) and never waits for it, so refinement fills exactly the time that batches
-leave. In the middle of a batch corrections of poses are looked for, and published at once; all else
-waits until it is done. Sending never blocks either: what a lost publisher misses, it is told again
-when it asks (RESYNC).
+leave. In the middle of a batch, a step or a publication corrections of poses are looked for, and
+published at once; all else waits until it is done. Sending never blocks either: what a lost
+publisher misses, it is told again when it asks (RESYNC).
 """
 
 from __future__ import annotations
@@ -14,24 +14,21 @@ import os
 import signal
 import time
 from collections import deque
-from collections.abc import Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 import zmq
-from numpy.typing import NDArray
 
 from streamer.config import ServeConfig
 from streamer.frames import Frame
 from streamer.garbage import QuietTimes
+from streamer.ingest.batches import unpack_frames
 from streamer.keep import parse_keep
 from streamer.protocol.errors import ProtocolError
 from streamer.protocol.internal import (
     Batch,
-    BatchFrame,
     Counts,
     CountsUpdate,
     PosesDone,
@@ -40,7 +37,7 @@ from streamer.protocol.internal import (
     State,
 )
 from streamer.protocol.links import Control, ControlDone
-from streamer.protocol.wire import Buffer, Message, encode
+from streamer.protocol.wire import Message, encode
 from streamer.session.corrections import StaleRevision
 from streamer.session.engine import Engine
 from streamer.session.engine_state import engine_state
@@ -57,7 +54,6 @@ from streamer.session.turns import Turns
 from ttt_core.default_model import weights_digest
 
 log = logging.getLogger(__name__)
-Float64 = NDArray[np.float64]
 
 _TELL_EVERY_S = 0.5
 _STATUS_EVERY_S = 1.0
@@ -105,6 +101,10 @@ class SessionProcess:
             "weights": weights_digest(config.session.weights),
         }
         self._writer = StateWriter(self.folder, parse_keep(config.journal.keep))
+        self._orders: list[int] = []
+        """SAVEs that wait until what they are to hold is published, which is done in portions."""
+        self._to_publish: set[int] = set()
+        """Chunks."""
         self._unsaved = 0
         """Batches and corrections since the last state."""
         self._next_seq = 0
@@ -135,17 +135,19 @@ class SessionProcess:
         self._tell(force=True)
         quiet = QuietTimes(time.monotonic())
         while not self._stopping:
-            wants = self.engine.wants_refinement
+            wants = self.engine.wants_refinement and not self._orders
             turn = wants and self._turns.may_refine(time.monotonic())
             idle_ms = _IDLE_POLL_MS if self._outbox.ready else _FULL_POLL_MS
-            patience = 0 if turn else _MAKING_WAY_MS if wants else idle_ms
+            patience = 0 if turn or self._orders else _MAKING_WAY_MS if wants else idle_ms
             for message in self._inbox.messages(patience):
                 self._handle(message)
                 # Announced at once, and followed as soon as nothing else is in the middle of it.
-                self.engine.follow_poses()
+                self.engine.follow_poses(self._attend)
                 if self._stopping:
                     break
-            if self.engine.wants_refinement and not self._stopping:
+            if self._orders and not self._stopping:
+                self._prepare_save()
+            elif self.engine.wants_refinement and not self._stopping:
                 self._refine(turn)
             elif self._state() == "idle":
                 if self._save_every:
@@ -155,6 +157,7 @@ class SessionProcess:
             self._tell()
         self._outbox.flush(_LAST_WORDS_S)
         self.engine.publish()
+        self._finish_saves()
         self._outbox.flush(_LAST_WORDS_S)
         if self._saves_itself and self._next_seq:
             self._save()
@@ -170,7 +173,8 @@ class SessionProcess:
     def _refine(self, turn: bool) -> None:
         if turn:
             began = time.monotonic()
-            self.engine.refine()
+            self.engine.refine(self._attend)
+            self.engine.follow_poses(self._attend)
             self._turns.refined(began, time.monotonic())
 
     # Messages in -----------------------------------------------------------------------------
@@ -196,7 +200,7 @@ class SessionProcess:
             log.error("a message of the daemon's own was refused: %s", error)
 
     def _attend(self, under_way: Future[Any] | None) -> None:
-        """In the middle of a batch."""
+        """In the middle of a batch, a step or a publication."""
         if self._stopping:
             return
         # What a correction is to come after, so the journal says, is not to come after it.
@@ -258,9 +262,11 @@ class SessionProcess:
 
     def _control(self, control: Control) -> None:
         if control.op == "save":
-            self.engine.publish()
-            self._save(control.id)
+            # What readers have when it is answered is what the disk has.
+            self._to_publish |= self.engine.publication.changed()
+            self._orders.append(control.id)
             return
+        self._finish_saves()
         done = ControlDone(id=control.id, ok=True)
         try:
             match control.op:
@@ -280,6 +286,20 @@ class SessionProcess:
         self._work()
 
     # Saving ----------------------------------------------------------------------------------
+
+    def _prepare_save(self) -> None:
+        """Publish some more of what was changed when SAVE came; save when that is all."""
+        self._to_publish = self.engine.publication.portion(self._to_publish)
+        if not self._to_publish:
+            self._finish_saves()
+
+    def _finish_saves(self) -> None:
+        """SAVEs that came so far are of what there is now."""
+        while self._to_publish:
+            self._to_publish = self.engine.publication.portion(self._to_publish)
+        for order in self._orders:
+            self._save(order)
+        self._orders.clear()
 
     def _save(self, order: int | None = None) -> None:
         """Hand a copy to the thread that writes; nothing waits for it."""
@@ -356,31 +376,6 @@ class SessionProcess:
         if time.monotonic() - self._batch_at < _STREAMING_S:
             return "streaming"
         return "refining" if self.engine.wants_refinement else "idle"
-
-
-def unpack_frames(entries: Sequence[BatchFrame], parts: Sequence[Buffer]) -> list[Frame]:
-    """The frames of a BATCH; arrays are views of the received parts."""
-    rest = iter(parts)
-    frames = []
-    for entry in entries:
-        shape = (entry.height, entry.width)
-        image = np.frombuffer(next(rest), np.uint8).reshape(*shape, 3)
-        depth = np.frombuffer(next(rest), np.float32).reshape(shape) if entry.has_depth else None
-        valid = np.frombuffer(next(rest), np.bool_).reshape(shape) if entry.has_valid else None
-        frames.append(
-            Frame(
-                seq=entry.seq,
-                stamp_ns=entry.stamp_ns,
-                camera=entry.camera,
-                image=image,
-                K=np.reshape(entry.K, (3, 3)),
-                c2w=None if entry.c2w is None else np.reshape(entry.c2w, (4, 4)),
-                depth=depth,
-                valid=valid,
-                received_ns=entry.received_ns,
-            )
-        )
-    return frames
 
 
 def end_on_sigterm(process: SessionProcess) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import threading
 from collections import deque
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -17,11 +18,12 @@ from hypothesis import strategies as st
 from map_strategies import random_similarity
 from strip_walk import wall_frame
 
-from gs_decoder import MoveUpdate
+from gs_decoder import ChunkUpdate, MoveUpdate
 from streamer.frames import Frame
 from streamer.session.corrections import StaleRevision, rigid
 from streamer.session.engine import Engine
 from streamer.session.engine_state import engine_state
+from streamer.session.publication import PORTION
 from streamer.session.spill_files import SpillFolder
 from ttt_core.streaming import StreamingConfig, StreamingModel
 
@@ -29,9 +31,9 @@ pytestmark = pytest.mark.timeout(300)
 
 MODEL = StreamingModel(StreamingConfig(network=None)).eval()
 BATCH, BATCHES = 3, 4
-LOOKS = 2 * BATCH + 3
+LOOKS = 2 * BATCH + 5
 """How often a batch of new key frames lets somebody look up: after each frame, while it predicts,
-after each key frame, after each of two steps of refinement."""
+after each key frame, during and after each of two steps of refinement."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,7 @@ def test_readers_are_told_while_the_model_predicts(tmp_path: Path) -> None:
     told = []
 
     def attend(under_way: Future[Any] | None) -> None:
-        if under_way is None:
+        if under_way is None or told:
             return
         came, splats = len(reader.log), engine.refiner.parameters.rows.copy()
         named = {0: shift @ engine.trajectory.pose(0)}
@@ -164,6 +166,71 @@ def test_readers_are_told_while_the_model_predicts(tmp_path: Path) -> None:
     engine.process(frames_of(1), attend=attend)
     assert told == [len([c for c in engine.map.chunks.values() if c.frame_seq < BATCH])]
     assert told[0] > 0
+    for chunk in engine.map.chunks.values():
+        assert np.isclose(chunk.T_world_chunk[2, 3], -1.0)
+    engine.close()
+
+
+def test_readers_are_told_while_a_step_is_done(tmp_path: Path) -> None:
+    (engine, reader), (twin, _) = (fresh(tmp_path / name) for name in ("one", "two"))
+    shift = np.eye(4)
+    shift[2, 3] = -1.0
+    may, log = threading.Event(), []
+    for one in (engine, twin):
+        one.process(frames_of(0))
+    step = engine.refiner.step
+
+    def held() -> float | None:
+        assert may.wait(60)
+        return step()
+
+    def correct(one: Engine) -> None:
+        one.announce_poses(1, {0: shift @ one.trajectory.pose(0)}, by="seq", upto=None)
+
+    def attend(under_way: Future[Any] | None) -> None:
+        if under_way is not None:
+            came = len(reader.log)
+            correct(engine)
+            log.extend(reader.log[came:])
+            assert not under_way.done()
+            may.set()
+
+    engine.refiner.step = held  # type: ignore[method-assign]
+    engine.refine(attend)
+    engine.follow_poses()
+    twin.refine()
+    correct(twin)
+    twin.follow_poses()
+    (update,) = log
+    assert isinstance(update, MoveUpdate)
+    same(engine_state(engine), engine_state(twin))
+    engine.close()
+    twin.close()
+
+
+def test_readers_are_told_between_portions_of_a_publication(tmp_path: Path) -> None:
+    engine, reader = make_engine(model=MODEL, chunk_budget=60, refine_steps=2)
+    frames = [wall_frame(seq, 2.0 * seq) for seq in range(PORTION + 4)]
+    engine.process(frames)
+    shift = np.eye(4)
+    shift[2, 3] = -1.0
+    engine.refiner.doubt(np.arange(engine.refiner.parameters.count), 0.01)
+    seen = []
+
+    def attend(under_way: Future[Any] | None) -> None:
+        seen.append(sum(isinstance(update, ChunkUpdate) for update in reader.log[came:]))
+        engine.announce_poses(1, {0: shift @ engine.trajectory.pose(0)}, by="seq", upto=None)
+
+    came, changed = len(reader.log), len(engine.publication.changed())
+    assert PORTION < changed <= 2 * PORTION
+    engine.publication.everything(attend)
+    # Readers had one portion then, and after the correction the rest.
+    assert seen == [PORTION]
+    first, *moves = [type(update) for update in reader.log[came + PORTION :]][:2]
+    assert first is MoveUpdate, moves
+    engine.follow_poses()
+    assert reader.mirror.equals(engine.map)
+    assert not engine.publication.changed()
     for chunk in engine.map.chunks.values():
         assert np.isclose(chunk.T_world_chunk[2, 3], -1.0)
     engine.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,7 +28,8 @@ from streamer.protocol.internal import (
 )
 from streamer.protocol.limits import MAX_INTERNAL_PARTS
 from streamer.protocol.links import Control, ControlDone
-from streamer.protocol.update_headers import MoveHeader
+from streamer.protocol.update_headers import ChunkHeader, MoveHeader
+from streamer.session import publication
 from streamer.session.corrections import rigid
 from streamer.session.engine_state import engine_state
 from streamer.session.folder import states
@@ -91,11 +92,14 @@ class Daemon:
 
     def until(self, socket: zmq.Socket[bytes], kind: bytes) -> Message:
         """The next message of a kind; others are passed over."""
-        while True:
-            assert socket.poll(LIMIT_MS), f"no {kind!r} came"
-            message = decode(socket.recv_multipart()[1:], max_parts=MAX_INTERNAL_PARTS)
-            if message.kind == kind:
-                return message
+        while (message := self.next(socket)).kind != kind:
+            pass
+        return message
+
+    def next(self, socket: zmq.Socket[bytes]) -> Message:
+        """The next message."""
+        assert socket.poll(LIMIT_MS), "nothing came"
+        return decode(socket.recv_multipart()[1:], max_parts=MAX_INTERNAL_PARTS)
 
     def ask(self, op: str) -> None:
         self.orders += 1
@@ -262,13 +266,19 @@ def test_a_correction_is_published_while_a_batch_is_under_way(
     twin.close()
 
 
-def test_a_reset_in_the_middle_of_a_batch_comes_after_its_corrections(daemon: Daemon) -> None:
+def held_in_its_middle(daemon: Daemon) -> list[Frame]:
+    """The frames of a batch that is done, and of one that waits for the model."""
     frames = office(0, 8)
     daemon.batch(frames[:4])
     assert daemon.order("save").ok
     daemon.model.hold()
     daemon.batch(frames[4:])
     assert daemon.model.began.wait(LIMIT_MS / 1e3)
+    return frames
+
+
+def test_a_reset_in_the_middle_of_a_batch_comes_after_its_corrections(daemon: Daemon) -> None:
+    frames = held_in_its_middle(daemon)
     daemon.ask("reset")
     assert daemon.correct(correction(1, frames, 0.2)).code is None
     daemon.model.may.set()
@@ -279,12 +289,7 @@ def test_a_reset_in_the_middle_of_a_batch_comes_after_its_corrections(daemon: Da
 
 
 def test_an_end_in_the_middle_of_a_batch_saves_all_of_it(daemon: Daemon) -> None:
-    frames = office(0, 8)
-    daemon.batch(frames[:4])
-    assert daemon.order("save").ok
-    daemon.model.hold()
-    daemon.batch(frames[4:])
-    assert daemon.model.began.wait(LIMIT_MS / 1e3)
+    frames = held_in_its_middle(daemon)
     assert daemon.correct(correction(1, frames, 0.2)).code is None
     daemon.process.stop()
     daemon.model.may.set()
@@ -296,3 +301,65 @@ def test_an_end_in_the_middle_of_a_batch_saves_all_of_it(daemon: Daemon) -> None
         pose = rigid(daemon.engine.trajectory.pose(chunk.frame_seq))
         assert np.allclose(chunk.T_world_chunk, pose, atol=1e-9)
         assert not np.allclose(chunk.T_world_chunk, frames[chunk.frame_seq].c2w, atol=1e-3)
+
+
+def test_a_save_publishes_in_portions_between_which_others_are_served(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publication, "PORTION", 1)
+    frames = office(0, 8)
+    daemon.batch(frames)
+    assert daemon.order("save").ok
+    engine = daemon.engine
+    began, may = threading.Event(), threading.Event()
+    portion = engine.publication.portion
+
+    def held(chunks: Collection[int]) -> set[int]:
+        began.set()
+        assert may.wait(LIMIT_MS / 1e3)
+        return portion(chunks)
+
+    monkeypatch.setattr(engine.publication, "portion", held)
+    # The session has nothing to do: nobody else looks at its engine now.
+    engine.refiner.doubt(np.arange(engine.refiner.parameters.count), 0.01)
+    changed = engine.publication.changed()
+    assert len(changed) > 1
+    daemon.ask("save")
+    assert began.wait(LIMIT_MS / 1e3)
+    daemon.ingest.send_multipart([NAME, *encode(correction(1, frames, 0.2))])
+    may.set()
+    kinds = []
+    while (message := daemon.next(daemon.publisher)).kind != ControlDone.KIND:
+        kinds.append(message.kind)
+    assert message.read(ControlDone).ok
+    assert daemon.until(daemon.ingest, PosesDone.KIND).read(PosesDone).code is None
+    # One portion was under way; the others came after the correction.
+    published = [kind for kind in kinds if kind in (ChunkHeader.KIND, MoveHeader.KIND)]
+    assert published == [ChunkHeader.KIND, MoveHeader.KIND] + [ChunkHeader.KIND] * (
+        len(changed) - 1
+    )
+    saved = read_state(states(daemon.folder)[0], daemon.model)
+    assert saved.trajectory.revision == 1
+    assert {chunk.id for chunk in saved.chunks} == set(engine.map.chunks)
+    assert all(chunk.equals(engine.map.chunks[chunk.id]) for chunk in saved.chunks)
+
+
+def test_what_comes_behind_a_save_does_not_overtake_it(daemon: Daemon) -> None:
+    daemon.batch(office(0, 8))
+    assert daemon.order("save").ok
+    engine = daemon.engine
+    engine.refiner.doubt(np.arange(engine.refiner.parameters.count), 0.01)
+    changed = len(engine.publication.changed())
+    daemon.ask("save")
+    daemon.ask("pause")
+    kinds, done = [], 0
+    while done < 2:
+        message = daemon.next(daemon.publisher)
+        kinds.append(message.kind)
+        if message.kind == ControlDone.KIND:
+            assert message.read(ControlDone).ok
+            done += 1
+    assert kinds[: kinds.index(ControlDone.KIND)].count(ChunkHeader.KIND) == changed
+    assert daemon.engine.paused
+    saved = read_state(states(daemon.folder)[0], daemon.model)
+    assert all(chunk.equals(engine.map.chunks[chunk.id]) for chunk in saved.chunks)
