@@ -10,13 +10,18 @@ from __future__ import annotations
 
 import gc
 
+_YOUNG = 20_000
+"""Containers that come before a search of the new ones alone: one header may bring thousands."""
 _EVERY_S = 10.0
 _WHOLE_EVERY_S = 600.0
 """Among what is passed over garbage may come about too."""
 
 
 def settle() -> None:
-    """Search now; what lives is passed over from now on."""
+    """Search now; what lives is passed over from now on, and new objects are not looked at all the
+    time."""
+    _, *older = gc.get_threshold()
+    gc.set_threshold(_YOUNG, *older)
     gc.collect()
     gc.freeze()
 

@@ -48,6 +48,18 @@ class Message:
         """
         return read_header(self.header, self.kind, header_type)
 
+    def peek(self, header_type: type[StructT]) -> StructT:
+        """Decode the few keys that this type names; the others are passed over unread.
+
+        Raises:
+            ProtocolError: `bad_header`, naming the key that is missing or mistyped.
+        """
+        try:
+            return msgspec.msgpack.decode(self.header or _EMPTY_MAP, type=header_type)
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+            # What is wrong with it is said there.
+            return self.read(header_type)
+
 
 def encode(header: Header, *parts: Buffer, kind: bytes | None = None) -> list[Buffer]:
     """The frames of one multipart message.

@@ -147,7 +147,7 @@ class SessionMirror:
         return Verdict.NOTHING if self.synced else Verdict.RESYNC
 
     def _counted(self, message: Message) -> Verdict:
-        place = message.read(_Position)
+        place = message.peek(_Position)
         if place.session != self.name:
             raise ProtocolError("bad_session", f"session: {place.session!r} came from {self.name}")
         if place.epoch < self.epoch:

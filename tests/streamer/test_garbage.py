@@ -20,8 +20,10 @@ class Ring:
 
 @pytest.fixture(autouse=True)
 def own_searches_alone() -> Iterator[None]:
+    threshold = gc.get_threshold()
     gc.disable()
     yield
+    gc.set_threshold(*threshold)
     gc.unfreeze()
     gc.enable()
 

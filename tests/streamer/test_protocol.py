@@ -20,7 +20,7 @@ from streamer.protocol import (
     read_header,
     unpack_header,
 )
-from streamer.protocol.fields import SESSION_PATTERN, Empty, Header
+from streamer.protocol.fields import SESSION_PATTERN, Empty, Header, UInt
 from streamer.protocol.limits import (
     LARGE_HEADER_KINDS,
     MAX_CONTAINERS,
@@ -215,6 +215,31 @@ def test_unknown_keys_are_ignored(header: Header, extra: dict[str, Any]) -> None
     fields = unpack_header(bytes(encode(header)[1]), header.KIND)
     packed = msgpack.packb({**extra, **fields})
     assert read_header(packed, header.KIND, type(header)) == header
+
+
+class Some(Header, frozen=True, kw_only=True):
+    """Two keys of a larger header."""
+
+    camera: str
+    seq: UInt
+
+
+def test_a_look_at_some_keys_is_as_strict_about_these() -> None:
+    packed = msgpack.packb({**FRAME, "poses": [[1, [2.0]]] * 3})
+    assert decode([b"FRAME", packed]).peek(Some) == Some(camera="c", seq=0)
+    for wrong in ({**FRAME, "seq": -1}, {"camera": "c"}, {**FRAME, "seq": "0"}, []):
+        message = decode([b"FRAME", msgpack.packb(wrong)])
+        with pytest.raises(ProtocolError, match=r"seq|map") as caught:
+            message.peek(Some)
+        assert caught.value.code == "bad_header"
+
+
+@given(raw=st.binary(max_size=100))
+def test_a_look_at_arbitrary_bytes_raises_nothing_but_protocol_errors(raw: bytes) -> None:
+    try:
+        decode([b"FRAME", raw]).peek(Some)
+    except ProtocolError as error:
+        assert error.reason
 
 
 @given(data=st.data())
