@@ -259,9 +259,10 @@ class Door:
     def _on_poses(self, identity: bytes, peer: _Peer, message: Message) -> None:
         if peer.hello.role == "frames":
             self._sending(identity, peer)
+        received_ns = time.monotonic_ns()
         header = message.read(Poses)
         try:
-            self._correct(identity, peer, header)
+            self._correct(identity, peer, header, received_ns)
         except ProtocolError as error:
             # Only this correction is bad: whoever corrects poses need not start anew for it.
             self._count(identity, error)
@@ -269,7 +270,7 @@ class Door:
                 identity, Error(code=error.code, reason=error.reason, revision=header.revision)
             )
 
-    def _correct(self, identity: bytes, peer: _Peer, header: Poses) -> None:
+    def _correct(self, identity: bytes, peer: _Peer, header: Poses, received_ns: int) -> None:
         poses = corrected_poses(header.poses)
         session = self._sessions.get(peer.hello.session)
         keys = [key for key, _ in header.poses]
@@ -295,6 +296,7 @@ class Door:
             upto=header.upto,
             received_upto=session.stream.received,
             waiting=session.coming() or [],
+            received_ns=received_ns,
         )
         self._backstage.corrections.check(session.name, forward)
         unknown = sorted(set(keys) - {key for key, _ in entries})

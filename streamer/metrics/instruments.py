@@ -111,7 +111,8 @@ class SessionInstruments:
         self._stages = Histogram(
             "splatstream_session_stage_seconds",
             "batch, and within it keyframes, predict, fuse, publish; refine: one step; "
-            "correct: one correction of poses until readers are told; follow: the rest of it",
+            "correct: one correction of poses until readers are told; follow: the rest of it; "
+            "correction: from its receipt at the ingest until readers are told",
             ["session", "stage"],
             registry=registry,
             buckets=_SECONDS,

@@ -115,7 +115,8 @@ class CountsUpdate(Header, frozen=True, kw_only=True):
 
 class PosesForward(Header, frozen=True, kw_only=True):
     """Checked corrections, OpenCV axes; `waiting` holds [seq, stamp] of frames still in the
-    ingest, `client` comes back in POSES_DONE."""
+    ingest, `client` comes back in POSES_DONE. `received_ns` is the ingest's monotonic clock, 0 for
+    those from the journal."""
 
     KIND: ClassVar[bytes] = b"POSES"
     revision: UInt
@@ -125,6 +126,7 @@ class PosesForward(Header, frozen=True, kw_only=True):
     upto: Stamp | None = None
     received_upto: int = -1
     waiting: list[tuple[UInt, Stamp]] = msgspec.field(default_factory=list)
+    received_ns: UInt = 0
 
 
 class PosesDone(Header, frozen=True, kw_only=True):

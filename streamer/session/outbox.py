@@ -105,7 +105,8 @@ class Outbox:
     def took(self, stage: str, seconds: float) -> None:
         """A stage of the engine's work is done: `batch`, and within it `keyframes`, `predict`,
         `fuse`, `publish`, `spill`; `refine` for one step; `correct` for one correction of poses
-        until readers are told, `follow` for the rest of it."""
+        until readers are told, `follow` for the rest of it, `correction` from its receipt at the
+        ingest until readers are told."""
 
     def latency(self, seconds: float) -> None:
         """From a frame's receipt at the ingest to the publication of what it changed."""

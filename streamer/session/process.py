@@ -247,6 +247,9 @@ class SessionProcess:
         waiting = [frame for frames in self._waiting for frame in frames]
         try:
             outcome = announce_forwarded(self.engine, poses, waiting, self._next_seq)
+            if poses.received_ns:
+                told_ns = time.monotonic_ns()
+                self._outbox.took("correction", (told_ns - poses.received_ns) / 1e9)
             self._unsaved += 1
             done = PosesDone(
                 revision=poses.revision,

@@ -120,6 +120,18 @@ def test_a_stream_is_counted_and_timed(watched: Watched) -> None:
     assert metrics["splatstream_update_bytes_total{}"] > 1000
     states = [name for name in metrics if name.startswith("splatstream_session_state{")]
     assert len(states) == 1
+    pose = [1.0, 0.0, 0.0, 0.5, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0]
+    sender.socket.send_multipart(
+        [b"POSES", msgpack.packb({"revision": 1, "poses": [[0, pose]], "upto": 7})]
+    )
+    assert sender.answer({"POSES_ACK"})["moved"] >= 1
+    times = "splatstream_session_stage_seconds_{}{{session=counted,stage={}}}"
+    watched.wait_for(times.format("count", "correction"), 1)
+    metrics = watched.metrics()
+    assert metrics[times.format("count", "correct")] == 1
+    # The way through two processes is in it.
+    told, of_these = (metrics[times.format("sum", s)] for s in ("correction", "correct"))
+    assert told > of_these > 0.0
     sender.close()
 
 
