@@ -50,6 +50,10 @@ from ttt_core.stream_model import StreamModel
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 
+WAITED_FOR_S = 0.03
+"""Steps of refinement that take no longer are waited for: what is done beside one shares the
+processors with it, and takes longer by as much."""
+
 
 class Engine:
     """One stream's map. Not thread-safe: one thread calls it."""
@@ -94,6 +98,7 @@ class Engine:
         self.scene_depth: float | None = None
         self.publication = Publication(self)
         self._batch_ms = 0.0
+        self._step_s = math.inf
         self._latencies = Latencies()
 
     def warm_up(self, height: int, width: int) -> None:
@@ -144,9 +149,10 @@ class Engine:
             pose = self.trajectory.add(frame.seq, frame.stamp_ns, frame.c2w)
             poses[frame.seq] = rigid(pose)
         with self.outbox.timed("spill"):
-            self.residence.see(frames, poses)
-            self.residence.make_room(0, len(frames), protected=self._newest())
-        frames = [in_map_units(f, scale_of(self.trajectory.pose(f.seq))) for f in frames]
+            self.residence.see(frames, poses, attend)
+            self.residence.make_room(0, len(frames), protected=self._newest(), attend=attend)
+        scales = [scale_of(self.residence.worked_pose(frame.seq)) for frame in frames]
+        frames = [in_map_units(frame, scale) for frame, scale in zip(frames, scales)]
         with self.outbox.timed("keyframes"):
             judged = []
             for judgement in judge_frames(self, frames, poses):
@@ -265,13 +271,16 @@ class Engine:
         """One refinement step; publishes some refined chunks now and then, and when it is done.
 
         Args:
-            attend: called while a thread does the step, and between what is published. What it
-                announces is to be followed (`follow_poses`) before the next step.
+            attend: called while a thread does the step, if the last one was long, and between what
+                is published. What it announces is to be followed (`follow_poses`) before the next
+                step.
         """
         settled = self._settled and not self.config.refine_steps
         if not settled:
+            began, long = time.monotonic(), self._step_s > WAITED_FOR_S
             with self.outbox.timed("refine"):
-                self._aside.call(attend, self.refiner.step)
+                self._aside.call(attend if long else attend_to_nothing, self.refiner.step)
+            self._step_s = time.monotonic() - began
         self.publication.some(attend, at_once=settled)
 
     def publish(self) -> None:

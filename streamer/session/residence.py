@@ -34,6 +34,7 @@ from gs_decoder.refine import (
 from gs_decoder.world import to_world
 from streamer.frames import Frame
 from streamer.session.ahead import Ahead
+from streamer.session.aside import Attend, attend_to_nothing
 from streamer.session.batching import view_camera
 from streamer.session.corrections import Trajectory
 from streamer.session.keyframe_table import KeyframeTable
@@ -164,11 +165,17 @@ class Residence:
 
     # Coming back -----------------------------------------------------------------------------
 
-    def see(self, frames: Sequence[Frame], poses: Mapping[int, Float64]) -> None:
+    def see(
+        self,
+        frames: Sequence[Frame],
+        poses: Mapping[int, Float64],
+        attend: Attend = attend_to_nothing,
+    ) -> None:
         """A batch begins: what its frames may see comes back, the largest in sight first.
 
         Args:
             poses: seq → rigid (4, 4) camera to world.
+            attend: called between two chunks; the disk takes its time.
         """
         self._batch += 1
         if self._folder is None:
@@ -196,12 +203,13 @@ class Residence:
                 break
             coming.append(chunk)
         count = sum(self._resting[chunk].count for chunk in coming)
-        self._spill(self._refiner.parameters.count + count - limit, 0, protected=())
+        self._spill(self._refiner.parameters.count + count - limit, 0, (), attend)
         views: list[RefineView] = []
         for chunk in coming:
             # Where the disk is full, nothing made way.
             if self._refiner.parameters.count + self._resting[chunk].count <= self._budget:
                 views += self._fetch(chunk)
+                attend(None)
         self._take_views(views)
 
     def _fetch(self, chunk: int) -> list[RefineView]:
@@ -218,11 +226,11 @@ class Residence:
             self.publishable(held.count)
             self._map.put_back(chunk, held.meta, resting_splats(rows))
             self._keyframes.tie(held.frame_seq, chunk)
-        put_back(self._refiner, chunk, rows, held.T_world_chunk)
+        put_back(self._refiner, chunk, rows, self._work.ahead.chunk(chunk, held.T_world_chunk))
         views = []
         for pack in held.packs:
             try:
-                views += unpack_views(self._folder.read(pack), self._work.trajectory.pose)
+                views += unpack_views(self._folder.read(pack), self.worked_pose)
             except SpillError as error:
                 log.error("%s", error)
         for file in (held.file, *held.packs):
@@ -242,7 +250,7 @@ class Residence:
                 whole.append(view)
         for chunk, some in blocked.items():
             held = self._resting[chunk]
-            if pack := self._write(pack_views(some, self._worked_pose)):
+            if pack := self._write(pack_views(some, self.worked_pose)):
                 self._resting[chunk] = replace(held, packs=(*held.packs, pack))
         free = self._refiner.config.max_views - len(self._refiner.views)
         for view in _evenly(whole, free):
@@ -260,11 +268,19 @@ class Residence:
 
     # Leaving ---------------------------------------------------------------------------------
 
-    def make_room(self, splats: int, views: int, *, protected: Iterable[int]) -> None:
+    def make_room(
+        self,
+        splats: int,
+        views: int,
+        *,
+        protected: Iterable[int],
+        attend: Attend = attend_to_nothing,
+    ) -> None:
         """Before so many come: if there is no room, chunks out of sight leave.
 
         Args:
             protected: chunks that stay whatever was seen.
+            attend: called between two chunks.
         """
         if self._folder is None:
             return
@@ -275,7 +291,7 @@ class Residence:
         crowd = len(self._refiner.views) + views - most
         if crowd > 0:
             crowd += int(most * (1.0 - _VIEWS_LEFT))
-        self._spill(surplus, crowd, protected=protected)
+        self._spill(surplus, crowd, protected, attend)
 
     def publishable(self, count: int) -> None:
         """Before so many splats come into the map: if it is full, resting chunks leave it."""
@@ -293,7 +309,7 @@ class Residence:
         self._map.drop(hidden)
         self._keyframes.forget_chunks(hidden)
 
-    def _spill(self, splats: int, views: int, *, protected: Iterable[int]) -> None:
+    def _spill(self, splats: int, views: int, protected: Iterable[int], attend: Attend) -> None:
         """Free so much, or as much as is out of sight."""
         if self._folder is None or (splats <= 0 and views <= 0):
             return
@@ -326,6 +342,7 @@ class Residence:
             gone.append(chunk)
             splats -= present[chunk]
             views -= len(seeing)
+            attend(None)
         forget_chunks(self._refiner, gone)
         self._refiner.views = left
 
@@ -333,23 +350,15 @@ class Residence:
         """Put a chunk on the disk with these views; whether that went well."""
         held = self._map.chunks[chunk]
         rows = resting_rows(self._refiner, chunk, self._work.ahead.chunk(chunk, held.T_world_chunk))
-        pack = self._write(pack_views(views, self._worked_pose)) if views else None
+        pack = self._write(pack_views(views, self.worked_pose)) if views else None
         file = self._write(rows)
         if file is None:
             return False
         if self._refiner.changed(chunk):
             # What readers have is what will come back.
             self._map.replace(chunk, resting_splats(rows))
-        self._resting[chunk] = RestingChunk(
-            chunk,
-            held.frame_seq,
-            held.stamp_ns,
-            held.camera,
-            held.T_world_chunk,
-            len(rows["rows"]),
-            file,
-            () if pack is None else (pack,),
-        )
+        packs = () if pack is None else (pack,)
+        self._resting[chunk] = RestingChunk.of(held, len(rows["rows"]), file, packs)
         return True
 
     def _write(self, arrays: Arrays) -> SpillFile | None:
@@ -372,7 +381,7 @@ class Residence:
         centres, radii = spheres(reaches, poses)
         return sizes_in_sight(cameras, centres, radii)
 
-    def _worked_pose(self, seq: int) -> Float64:
+    def worked_pose(self, seq: int) -> Float64:
         """A frame's similarity, in whose scale its view has its depth now."""
         return self._work.ahead.frame(seq, self._work.trajectory.pose(seq))
 

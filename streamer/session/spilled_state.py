@@ -37,6 +37,14 @@ class RestingChunk:
     file: SpillFile
     packs: tuple[SpillFile, ...]
 
+    @classmethod
+    def of(
+        cls, chunk: Chunk, count: int, file: SpillFile, packs: tuple[SpillFile, ...]
+    ) -> RestingChunk:
+        """A chunk that leaves."""
+        key_frame = chunk.frame_seq, chunk.stamp_ns, chunk.camera, chunk.T_world_chunk
+        return cls(chunk.id, *key_frame, count, file, packs)
+
     @property
     def meta(self) -> ChunkMeta:
         """Its key frame."""
@@ -49,16 +57,8 @@ class RestingChunk:
 
     def moved(self, T_world_chunk: Float64) -> RestingChunk:
         """The same elsewhere; the pose as `frozen_poses` gives it."""
-        return RestingChunk(
-            self.id,
-            self.frame_seq,
-            self.stamp_ns,
-            self.camera,
-            T_world_chunk,
-            self.count,
-            self.file,
-            self.packs,
-        )
+        key_frame = self.frame_seq, self.stamp_ns, self.camera, T_world_chunk
+        return RestingChunk(self.id, *key_frame, self.count, self.file, self.packs)
 
     @property
     def files(self) -> tuple[SpillFile, ...]:
