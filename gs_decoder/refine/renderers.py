@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from gs_decoder.photometric import photometric_loss
 from gs_decoder.raster import NumbaRasterizer, Render, rasterize
+from gs_decoder.refine.gains import gain_step
 from gs_decoder.refine.poses import PoseEvidence, align
 
 if TYPE_CHECKING:
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 
 Float32 = NDArray[np.float32]
 
-_GAIN_FLOOR = np.float32(0.05)
-"""Differences below this are noise, and count alike for the gain."""
 _TOLD_ALPHA = np.float32(0.9)
 """Pixels that the map does not fill say nothing of gain and pose: they are dark for another reason.
 """
@@ -127,25 +126,10 @@ def image_gradient(
         loss += depth_weight * float(np.abs(relative).sum()) / count
         d_depth = (depth_weight / count * np.sign(relative) / truth).astype(np.float32)
     told = alpha > _TOLD_ALPHA if view.valid is None else (alpha > _TOLD_ALPHA) & view.valid
-    gain_step = _gain_step(exposed, target, told)
+    step = gain_step(exposed, target, told)
     pose = align(exposed, target, depth, told, view.K) if find_pose else None
     d_rgb = photometric.d_rgb * gain
-    return ImageGradient(loss, photometric.mse, d_rgb, d_depth, gain_step, pose)
-
-
-def _gain_step(exposed: Float32, target: Float32, told: NDArray[np.bool_]) -> Float32:
-    """(3,) change of the log gain that brings the exposed render (H, W, 3) closest to the target.
-
-    One Gauss-Newton step of a sum of |differences| (weights 1 / |difference|), so that what is
-    plainly wrong in the map does not count as exposure.
-
-    Args:
-        told: (H, W) pixels that tell; without any the step is 0.
-    """
-    missing = target - exposed
-    weight = told[..., None] * exposed / (np.abs(missing) + _GAIN_FLOOR)
-    shift = np.einsum("hwc,hwc->c", weight, missing)
-    return shift / (np.einsum("hwc,hwc->c", weight, exposed) + np.float32(1e-6))
+    return ImageGradient(loss, photometric.mse, d_rgb, d_depth, step, pose)
 
 
 class NumbaViewRenderer:
