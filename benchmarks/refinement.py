@@ -63,6 +63,9 @@ VARIANTS: dict[str, dict[str, float]] = {
     },
     "nobody is eager": {"eager_opacity": 1.0, "eager_color": 1.0},
     "cameras found": {"refine_poses": True},
+    "colours without direction": {"sh_degree": 0},
+    "SH degree 1": {"sh_degree": 1},
+    "SH degree 3": {"sh_degree": 3},
 }
 
 

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 C0 = 0.28209479177387814
-_C1 = 0.4886025119029199
-_C2 = (1.0925484305920792, 0.31539156525252005, 0.5462742152960396)
-_C3 = (
+C1 = 0.4886025119029199
+C2 = (1.0925484305920792, 0.31539156525252005, 0.5462742152960396)
+C3 = (
     0.5900435899266435,
     2.890611442640554,
     0.4570457994644658,
@@ -42,25 +42,25 @@ def sh_basis(directions: Tensor, degree: int) -> Tensor:
     x, y, z = directions.unbind(-1)
     values = [torch.full_like(x, C0)]
     if degree >= 1:
-        values += [-_C1 * y, _C1 * z, -_C1 * x]
+        values += [-C1 * y, C1 * z, -C1 * x]
     if degree >= 2:
         xx, yy, zz = x * x, y * y, z * z
         values += [
-            _C2[0] * x * y,
-            -_C2[0] * y * z,
-            _C2[1] * (2 * zz - xx - yy),
-            -_C2[0] * x * z,
-            _C2[2] * (xx - yy),
+            C2[0] * x * y,
+            -C2[0] * y * z,
+            C2[1] * (2 * zz - xx - yy),
+            -C2[0] * x * z,
+            C2[2] * (xx - yy),
         ]
     if degree >= 3:
         values += [
-            -_C3[0] * y * (3 * xx - yy),
-            _C3[1] * x * y * z,
-            -_C3[2] * y * (4 * zz - xx - yy),
-            _C3[3] * z * (2 * zz - 3 * xx - 3 * yy),
-            -_C3[2] * x * (4 * zz - xx - yy),
-            _C3[4] * z * (xx - yy),
-            -_C3[0] * x * (xx - 3 * yy),
+            -C3[0] * y * (3 * xx - yy),
+            C3[1] * x * y * z,
+            -C3[2] * y * (4 * zz - xx - yy),
+            C3[3] * z * (2 * zz - 3 * xx - 3 * yy),
+            -C3[2] * x * (4 * zz - xx - yy),
+            C3[4] * z * (xx - yy),
+            -C3[0] * x * (xx - 3 * yy),
         ]
     return torch.stack(values, -1)
 
@@ -104,7 +104,7 @@ def _sampling() -> tuple[Tensor, tuple[Tensor, ...]]:
 
 
 def sh_rotation(rotation: npt.ArrayLike | Tensor, degree: int) -> list[Tensor]:
-    """One (2l+1, 2l+1) float64 matrix per band l = 1..degree of a (3, 3) rotation.
+    """One (..., 2l+1, 2l+1) float64 matrix per band l = 1..degree of (..., 3, 3) rotations.
 
     `coefficients' = matrix @ coefficients` is the function turned with the splats:
     f'(R d) = f(d).
@@ -113,7 +113,7 @@ def sh_rotation(rotation: npt.ArrayLike | Tensor, degree: int) -> list[Tensor]:
     directions, solvers = _sampling()
     turned = sh_basis(directions @ R, degree)  # row i is R^T d_i
     return [
-        solvers[band - 1] @ turned[:, band * band : (band + 1) ** 2]
+        solvers[band - 1] @ turned[..., band * band : (band + 1) ** 2]
         for band in range(1, degree + 1)
     ]
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gs_decoder.rotations import multiply_quaternions, quaternion_from_matrix, split_similarity
-from gs_decoder.sh import degree_of, rotate_sh
+from gs_decoder.sh import degree_of, evaluate_sh, rotate_sh, sh_from_rgb
 
 FIELDS = ("means", "quats_wxyz", "scales", "opacities", "sh")
 
@@ -131,6 +131,19 @@ class Splats:
         else:
             fill = self.sh.new_zeros(*self.sh.shape[:-2], wanted - have, 3)
             sh = torch.cat([self.sh, fill], -2)
+        return Splats(self.means, self.quats_wxyz, self.scales, self.opacities, sh)
+
+    def seen_from(self, center: npt.ArrayLike | Tensor) -> Splats:
+        """The same splats of SH degree 0, in the colours that they have from one place.
+
+        Args:
+            center: (3,) in the frame of the splats.
+        """
+        if self.sh_degree == 0:
+            return self
+        away = self.means - torch.as_tensor(center).to(self.means)
+        colors = evaluate_sh(self.sh, torch.nn.functional.normalize(away, dim=-1))
+        sh = sh_from_rgb(colors)[..., None, :]
         return Splats(self.means, self.quats_wxyz, self.scales, self.opacities, sh)
 
     def transform(self, similarity: npt.ArrayLike | Tensor) -> Splats:

@@ -27,6 +27,8 @@ from streamer.suggest import did_you_mean
 RUN_CONFIG = "config.json"
 MIN_PAGE_SPLATS, MAX_PAGE_SPLATS = 1_000, 4_000_000
 """What the live page can be told to show at most: its browser takes the memory at once."""
+SH_DEGREE = 2
+"""Of the harmonics that refinement gives splats, where nothing else is said."""
 
 
 class ConfigError(ValueError):
@@ -160,6 +162,9 @@ class SessionConfig:
     frames give the same map. 0: as many as the time between batches allows."""
     refine_poses: bool = False
     """Find the frames' cameras as well, near the poses that came, while refining."""
+    sh_degree: int = SH_DEGREE
+    """Degree of the spherical harmonics that refinement gives splats, 0 to 3: how finely colours
+    depend on where one looks from. 0: not at all."""
     save_every: int = 60
     """Batches between two saved states, from which a session goes on after a crash; one is also
     saved when the map has settled. 0: only when the session ends, or is asked to (SAVE)."""
@@ -177,6 +182,7 @@ class SessionConfig:
             1 <= self.batch_size <= 64, "session.batch_size", self.batch_size, "is not in 1..64"
         )
         _require(self.refine_steps >= 0, "session.refine_steps", self.refine_steps, "is negative")
+        _require(0 <= self.sh_degree <= 3, "session.sh_degree", self.sh_degree, "is not in 0..3")
         _require(self.save_every >= 0, "session.save_every", self.save_every, "is negative")
         _require(
             self.chunk_budget > 0, "session.chunk_budget", self.chunk_budget, "must be positive"

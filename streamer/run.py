@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gs_decoder import world_origin, write_ply
-from streamer.config import ServeConfig, SessionConfig
+from streamer.config import SH_DEGREE, ServeConfig, SessionConfig
 from streamer.frames import Frame
 from streamer.hardware import hardware
 from streamer.held_out import HeldOut, Unreadable
@@ -159,15 +159,21 @@ def make_engine(
     weights: Path | None = None,
     *,
     refine_poses: bool = False,
+    sh_degree: int = SH_DEGREE,
 ) -> Engine:
     """The daemon's engine with its default settings, compiled and warm.
 
     Raises:
         CheckpointError: `weights` is no checkpoint that can predict splats.
+        ConfigError: `long_side` or `sh_degree` is out of bounds.
     """
     use_all_cores()
     session = SessionConfig(
-        long_side=long_side, background=background, weights=weights, refine_poses=refine_poses
+        long_side=long_side,
+        background=background,
+        weights=weights,
+        refine_poses=refine_poses,
+        sh_degree=sh_degree,
     )
     settings = engine_config(ServeConfig(device=device, session=session))
     engine = Engine(settings, model=default_model(session.weights, settings.device))

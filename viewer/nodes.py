@@ -195,7 +195,8 @@ class SplatNodes:
         self, chunk: Chunk, pose: Similarity, placed: _Placed, *, owned: bool = True
     ) -> None:
         """Write a chunk's rows; with `owned=False` only those that are in page axes."""
-        splats = chunk.splats.select(slice(0, placed.count)).with_sh_degree(0)
+        # The page knows no view dependence: it shows a chunk in its key frame's colours.
+        splats = chunk.splats.select(slice(0, placed.count)).seen_from(np.zeros(3))
         splats = splats.select(place_order(splats))
         for extent in placed.extents:
             node = self._nodes[extent.node]

@@ -17,7 +17,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-# Columns of the parameter and moment rows.
+# Columns of the parameter and moment rows; those of harmonics come after them.
 MEAN, QUAT, LOG_SCALE, LOGIT, COLOR = 0, 3, 7, 10, 11
 COLUMNS = 14
 
@@ -30,15 +30,15 @@ EPSILON = 1e-8
 def adam_rows(
     first: int,
     last: int,
-    rows: NDArray[np.float32],  # (N, 14) parameters
-    average: NDArray[np.float32],  # (N, 14) of them over the last steps
-    moment1: NDArray[np.float32],  # (N, 14)
-    moment2: NDArray[np.float32],  # (N, 14)
+    rows: NDArray[np.float32],  # (N, C) parameters, C = 14 and more with harmonics
+    average: NDArray[np.float32],  # (N, C) of them over the last steps
+    moment1: NDArray[np.float32],  # (N, C)
+    moment2: NDArray[np.float32],  # (N, C)
     steps: NDArray[np.int32],  # (N,)
-    gradient: NDArray[np.float32],  # (N, 14) with respect to the parameters in `rows`
+    gradient: NDArray[np.float32],  # (N, C) with respect to the parameters in `rows`
     seen: NDArray[np.bool_],  # (N,)
-    rates: NDArray[np.float32],  # (14,), the three for means in units of the splat's own size
-    eagerness: NDArray[np.float32],  # (14,) factors on the rates of a new, transparent splat
+    rates: NDArray[np.float32],  # (C,), the three for means in units of the splat's own size
+    eagerness: NDArray[np.float32],  # (C,) factors on the rates of a new, transparent splat
     settling: float,  # steps of its own by which half of that is gone
     tail: float,  # the average is over about the last 1 / tail of a splat's steps
     longest: float,  # and never over more than about so many
@@ -65,7 +65,7 @@ def adam_rows(
         eager = doubt * settling / (settling + age)
         size = math.exp((rows[n, 7] + rows[n, 8] + rows[n, 9]) / 3.0)
         share = max(tail / (age - 1.0 + tail), 1.0 / longest)
-        for k in range(14):
+        for k in range(rows.shape[1]):
             g = gradient[n, k]
             m = beta1 * moment1[n, k] + (1.0 - beta1) * g
             v = beta2 * moment2[n, k] + (1.0 - beta2) * g * g
@@ -131,7 +131,7 @@ def accumulate_rows(
     for n in range(first, last):
         if reset:
             seen[n] = False
-            for k in range(14):
+            for k in range(gradient.shape[1]):
                 gradient[n, k] = 0.0
         total = abs(d_opacities[n])
         for k in range(3):

@@ -38,6 +38,7 @@ class RefineConfig:
     rate_log_scale: float = 4e-2
     rate_opacity: float = 8e-2
     rate_color: float = 1.5e-2
+    rate_sh: float = 3e-3
     eager_opacity: float = 5.0
     eager_color: float = 8.0
     settling: float = 50.0
@@ -60,4 +61,5 @@ class RefineConfig:
     workers: int = 2
     average_tail: float = 16.0
     average_most: float = 400.0
+    sh_degree: int = 2
     seed: int = 0

@@ -19,8 +19,9 @@ import torch
 from numpy.typing import NDArray
 
 from gs_decoder.refine.adam import COLOR, COLUMNS, LOG_SCALE, LOGIT, MEAN, QUAT, activate_rows
+from gs_decoder.refine.harmonics import colors_from, harmonic_columns
 from gs_decoder.rotations import multiply_quaternions, quaternion_from_matrix
-from gs_decoder.sh import C0
+from gs_decoder.sh import C0, sh_rotation
 from gs_decoder.splats import Splats
 
 Float32 = NDArray[np.float32]
@@ -39,18 +40,21 @@ def _activated(count: int) -> tuple[Float32, Float32, Float32, Float32, Float32]
 
 
 class SplatParameters:
-    """Flat parameters of all splats of a map, colours as plain RGB (SH degree 0).
+    """Flat parameters of all splats of a map.
 
-    Attributes (the first `count` rows are in use):
-        rows: (capacity, 14) float32: mean 3, quaternion wxyz 4, log scale 3, opacity logit 1, RGB 3
-        average: (capacity, 14) float32, the same averaged over a splat's last steps
+    Attributes (the first `count` rows are in use, C = 14 + `harmonic_columns(sh_degree)`):
+        rows: (capacity, C) float32: mean 3, quaternion wxyz 4, log scale 3, opacity logit 1, RGB 3,
+            SH coefficients from 1 on, rgb each
+        average: (capacity, C) float32, the same averaged over a splat's last steps
         chunk: (capacity,) int64, the chunk each splat belongs to
-        means, quats, scales, opacities, colors: the activated copies that the rasteriser reads
+        means, quats, scales, opacities, colors: the activated copies that the rasteriser reads,
+            `colors` without what depends on the direction (see `seen_from`)
     """
 
-    def __init__(self, capacity: int = 16384) -> None:
+    def __init__(self, capacity: int = 16384, sh_degree: int = 0) -> None:
         self.count = 0
-        self.rows = np.zeros((capacity, COLUMNS), np.float32)
+        self.sh_degree = sh_degree
+        self.rows = np.zeros((capacity, COLUMNS + harmonic_columns(sh_degree)), np.float32)
         self.average = np.zeros_like(self.rows)
         self.moment1 = np.zeros_like(self.rows)
         self.moment2 = np.zeros_like(self.rows)
@@ -112,7 +116,9 @@ class SplatParameters:
         rows[:, LOGIT] = np.clip(
             torch.logit(splats.opacities, eps=1e-6).numpy(), -_LOGIT_BOUND, _LOGIT_BOUND
         )
-        rows[:, COLOR:] = 0.5 + C0 * splats.sh[:, 0].numpy()
+        rows[:, COLOR:COLUMNS] = 0.5 + C0 * splats.sh[:, 0].numpy()
+        rest = splats.with_sh_degree(self.sh_degree).sh[:, 1:]
+        rows[:, COLUMNS:] = rest.reshape(len(rows), -1).numpy()
         self.average[first:last] = rows
         self.moment1[first:last] = 0.0
         self.moment2[first:last] = 0.0
@@ -131,11 +137,17 @@ class SplatParameters:
         self.append(arrays)
 
     def append(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Hold these splats too; arrays as in `load`."""
+        """Hold these splats too; arrays as in `load`, of any SH degree: what one of more has is
+        cut off, what one of less has not is 0."""
         first, last = self.count, self.count + len(arrays["rows"])
         self._reserve(last)
         for name, array in arrays.items():
-            getattr(self, name)[first:last] = array
+            mine = getattr(self, name)[first:last]
+            if array.shape == mine.shape:
+                mine[:] = array
+            else:
+                width = min(array.shape[1], mine.shape[1])
+                mine[:, :width], mine[:, width:] = array[:, :width], 0
         self.count = last
         self.activate(first, last)
 
@@ -153,13 +165,24 @@ class SplatParameters:
         return np.unique(self.chunk[: self.count]).tolist()
 
     def splats(self, indices: NDArray[np.int64] | slice = slice(None)) -> Splats:
-        """A copy of these splats as others see them, in the store's world frame, SH degree 0."""
+        """A copy of these splats as others see them, in the store's world frame."""
         rows = self.average[: self.count][indices]
         activated = _activated(len(rows))
         activate_rows(0, len(rows), rows, *activated, _ALL)
         means, quats, scales, opacities, colors = map(torch.from_numpy, activated)
         sh = ((colors - 0.5) / C0)[:, None, :]
+        if self.sh_degree:
+            rest = torch.from_numpy(rows[:, COLUMNS:].reshape(len(rows), -1, 3))
+            sh = torch.cat([sh, rest], 1)
         return Splats(means=means, quats_wxyz=quats, scales=scales, opacities=opacities, sh=sh)
+
+    def seen_from(self, center: Float32) -> Float32:
+        """(count, 3) colours as they look from a place, (3,) in this frame; not clamped."""
+        if not self.sh_degree:
+            return self.colors[: self.count]
+        colors = np.empty((self.count, 3), np.float32)
+        colors_from(center, self.sh_degree, self.rows, colors)
+        return colors
 
     def transform(self, motions: Mapping[int, NDArray[np.float64]]) -> None:
         """Move whole chunks: `motions[chunk]` is the 4x4 similarity new-from-old in this frame.
@@ -186,5 +209,12 @@ class SplatParameters:
                 torch.from_numpy(rows[moved, QUAT:LOG_SCALE].astype(np.float64)),
             ).numpy()
             rows[moved, LOG_SCALE:LOGIT] += np.log(factors)[which, None]
+        for band, turns in enumerate(sh_rotation(rotations, self.sh_degree), start=1):
+            columns = slice(COLUMNS + harmonic_columns(band - 1), COLUMNS + harmonic_columns(band))
+            turn = turns.numpy().astype(np.float32)[which]
+            for rows in (self.rows, self.average):
+                bands = rows[moved, columns].reshape(len(moved), 2 * band + 1, 3)
+                rows[moved, columns] = (turn @ bands).reshape(len(moved), -1)
         self.moment1[moved, :LOG_SCALE] = 0.0
+        self.moment1[moved, COLUMNS:] = 0.0
         self.activate()

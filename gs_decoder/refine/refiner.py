@@ -21,6 +21,7 @@ from gs_decoder.refine import adam
 from gs_decoder.refine.choice import choose_views
 from gs_decoder.refine.config import RefineConfig
 from gs_decoder.refine.convergence import Convergence
+from gs_decoder.refine.harmonics import accumulate_harmonics, harmonic_columns
 from gs_decoder.refine.parameters import SplatParameters
 from gs_decoder.refine.poses import PoseOffsets
 from gs_decoder.refine.renderers import ViewGradient, ViewRenderer
@@ -53,7 +54,7 @@ class Refiner:
     ) -> None:
         self.config = config or RefineConfig()
         self.background = np.zeros(3, np.float32) if background is None else background
-        self.parameters = SplatParameters()
+        self.parameters = SplatParameters(sh_degree=self.config.sh_degree)
         self.origin: Float64 = np.zeros(3)
         self.views: dict[int, RefineView] = {}
         self.offsets = PoseOffsets(
@@ -66,16 +67,19 @@ class Refiner:
         self._random = random.Random(self.config.seed)
         self._chance = np.random.default_rng(self.config.seed)
         self._pool = ThreadPoolExecutor(self.config.workers, thread_name_prefix="refine")
-        self._gradient = np.zeros((0, adam.COLUMNS), np.float32)
         self._seen = np.zeros(0, np.bool_)
         self._touched = np.zeros(0, np.bool_)
         self._taking = Taking()
         config_rates = [self.config.rate_mean] * 3 + [self.config.rate_quat] * 4
         config_rates += [self.config.rate_log_scale] * 3 + [self.config.rate_opacity]
-        self._eagerness = np.ones(adam.COLUMNS, np.float32)
+        harmonics = harmonic_columns(self.config.sh_degree)
+        columns = adam.COLUMNS + harmonics
+        self._gradient = np.zeros((0, columns), np.float32)
+        self._eagerness = np.ones(columns, np.float32)
         self._eagerness[adam.LOGIT] = self.config.eager_opacity
-        self._eagerness[adam.COLOR :] = self.config.eager_color
-        self._rates = np.array(config_rates + [self.config.rate_color] * 3, np.float32)
+        self._eagerness[adam.COLOR : adam.COLUMNS] = self.config.eager_color
+        config_rates += [self.config.rate_color] * 3 + [self.config.rate_sh] * harmonics
+        self._rates = np.array(config_rates, np.float32)
 
     def close(self) -> None:
         self._pool.shutdown(wait=True)
@@ -83,7 +87,7 @@ class Refiner:
     # Splats and views ------------------------------------------------------------------------
 
     def add_splats(self, chunk: int, splats: Splats) -> None:
-        """Take a chunk's splats (SH degree 0), means relative to `origin`."""
+        """Take a chunk's splats, means relative to `origin`."""
         self.parameters.add(chunk, splats)
         self.convergence.restart()
 
@@ -295,7 +299,7 @@ class Refiner:
             touched[: len(self._touched)] = self._touched
             self._touched = touched
             self._seen = np.zeros(capacity, np.bool_)
-            self._gradient = np.zeros((capacity, adam.COLUMNS), np.float32)
+            self._gradient = np.zeros((capacity, self._gradient.shape[1]), np.float32)
 
     def _presence(self) -> Float32 | None:
         """(N,) 1 for the splats that take part in one view's step; None: all."""
@@ -338,6 +342,16 @@ class Refiner:
                 result.colors,
                 number == 0,
             )
+            if parameters.sh_degree:
+                accumulate_harmonics(
+                    first,
+                    last,
+                    result.center,
+                    parameters.sh_degree,
+                    parameters.rows,
+                    self._gradient,
+                    result.colors,
+                )
         adam.adam_rows(
             first,
             last,

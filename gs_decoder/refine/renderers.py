@@ -29,8 +29,9 @@ _TOLD_ALPHA = np.float32(0.9)
 class ViewGradient:
     """Loss of one view and its gradient with respect to what the rasteriser takes.
 
-    `means` (N, 3), `quats` (N, 4), `scales` (N, 3), `opacities` (N,), `colors` (N, 3) float32;
-    `gain_step` (3,) and `pose`, see `ImageGradient`; `mse` over the valid pixels.
+    `means` (N, 3), `quats` (N, 4), `scales` (N, 3), `opacities` (N,), `colors` (N, 3) float32, as
+    seen from `center` (3,); `gain_step` (3,) and `pose`, see `ImageGradient`; `mse` over the valid
+    pixels.
     """
 
     loss: float
@@ -40,6 +41,7 @@ class ViewGradient:
     scales: Float32
     opacities: Float32
     colors: Float32
+    center: Float32
     gain_step: Float32
     pose: PoseEvidence | None = None
 
@@ -132,6 +134,12 @@ def image_gradient(
     return ImageGradient(loss, photometric.mse, d_rgb, d_depth, step, pose)
 
 
+def _center(viewmat: Float32) -> Float32:
+    """(3,) of the camera of a (4, 4) rigid world-to-camera matrix."""
+    center: Float32 = -viewmat[:3, :3].T @ viewmat[:3, 3]
+    return center
+
+
 class NumbaViewRenderer:
     """The CPU path: serial kernels with a workspace for each worker, no autograd."""
 
@@ -154,7 +162,7 @@ class NumbaViewRenderer:
             parameters.quats[used],
             parameters.scales[used],
             parameters.opacities[used],
-            parameters.colors[used],
+            parameters.seen_from(_center(viewmat)),
             viewmat,
             K,
             width,
@@ -180,12 +188,13 @@ class NumbaViewRenderer:
         used = slice(0, parameters.count)
         rasterizer = self._rasterizers[worker]
         opacities = parameters.opacities[used]
+        center = _center(viewmat)
         render = rasterizer.forward(
             parameters.means[used],
             parameters.quats[used],
             parameters.scales[used],
             opacities if presence is None else opacities * presence,
-            parameters.colors[used],
+            parameters.seen_from(center),
             viewmat,
             view.K.astype(np.float32),
             width,
@@ -210,6 +219,7 @@ class NumbaViewRenderer:
             gradients.scales,
             gradients.opacities if presence is None else gradients.opacities * presence,
             gradients.colors,
+            center,
             image.gain_step,
             image.pose,
         )
@@ -222,16 +232,18 @@ class TorchViewRenderer:
         self._backend = backend
         self._device = torch.device(device)
 
-    def _leaves(self, parameters: SplatParameters, requires_grad: bool) -> list[torch.Tensor]:
+    def _leaves(
+        self, parameters: SplatParameters, center: Float32, requires_grad: bool
+    ) -> list[torch.Tensor]:
         used = slice(0, parameters.count)
         return [
-            torch.tensor(array[used], device=self._device, requires_grad=requires_grad)
+            torch.tensor(array, device=self._device, requires_grad=requires_grad)
             for array in (
-                parameters.means,
-                parameters.quats,
-                parameters.scales,
-                parameters.opacities,
-                parameters.colors,
+                parameters.means[used],
+                parameters.quats[used],
+                parameters.scales[used],
+                parameters.opacities[used],
+                parameters.seen_from(center),
             )
         ]
 
@@ -268,7 +280,7 @@ class TorchViewRenderer:
         height: int,
         background: Float32,
     ) -> tuple[Float32, Float32, Float32]:
-        leaves = self._leaves(parameters, requires_grad=False)
+        leaves = self._leaves(parameters, _center(viewmat), requires_grad=False)
         render = self._rasterize(leaves, viewmat, K, width, height, background)
         return render.rgb.cpu().numpy(), render.depth.cpu().numpy(), render.alpha.cpu().numpy()
 
@@ -286,7 +298,8 @@ class TorchViewRenderer:
         find_pose: bool = False,
     ) -> ViewGradient:
         height, width = view.image.shape[:2]
-        leaves = self._leaves(parameters, requires_grad=True)
+        center = _center(viewmat)
+        leaves = self._leaves(parameters, center, requires_grad=True)
         seen = list(leaves)
         if presence is not None:
             seen[3] = leaves[3] * torch.from_numpy(presence).to(self._device)
@@ -317,6 +330,7 @@ class TorchViewRenderer:
             scales,
             opacities,
             colors,
+            center,
             image.gain_step,
             image.pose,
         )

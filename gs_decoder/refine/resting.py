@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gs_decoder.refine.adam import COLUMNS
 from gs_decoder.refine.parameters import SPLATS, SplatParameters
 from gs_decoder.refine.refiner import Refiner
+from gs_decoder.sh import degree_of
 from gs_decoder.splats import Splats
 
 Float64 = NDArray[np.float64]
@@ -46,7 +48,7 @@ def resting_rows(refiner: Refiner, chunk: int, T_world_chunk: Float64) -> Rows:
 def resting_splats(rows: Rows) -> Splats:
     """What these are as a chunk's splats, in its own frame."""
     count = len(rows["rows"])
-    scratch = SplatParameters(max(count, 1))
+    scratch = _scratch(rows)
     scratch.load({**rows, "chunk": np.zeros(count, np.int64)})
     return scratch.splats()
 
@@ -63,10 +65,16 @@ def put_back(refiner: Refiner, chunk: int, rows: Rows, T_world_chunk: Float64) -
     refiner.parameters.append(_moved(named, local_pose(refiner, T_world_chunk)))
 
 
+def _scratch(rows: Rows) -> SplatParameters:
+    """An empty store that takes just these."""
+    count, columns = rows["rows"].shape
+    return SplatParameters(max(count, 1), degree_of(1 + (columns - COLUMNS) // 3))
+
+
 def _moved(rows: Rows, motion: Float64) -> dict[str, NDArray[Any]]:
     """Rows of one chunk under a similarity."""
     count = len(rows["rows"])
-    scratch = SplatParameters(max(count, 1))
+    scratch = _scratch(rows)
     scratch.load(rows)
     if count:
         scratch.transform({int(rows["chunk"][0]): motion})

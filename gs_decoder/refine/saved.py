@@ -21,7 +21,7 @@ class RefinerState:
     """A copy: splats with their optimiser's state, what was learnt of each view, random numbers.
 
     Attributes:
-        arrays: N splats: `rows`, `average`, `moment1`, `moment2` (N, 14) float32, `steps` (N,)
+        arrays: N splats: `rows`, `average`, `moment1`, `moment2` (N, C) float32, `steps` (N,)
             int32, `chunk` (N,) int64, `touched` (N,) bool (see `Refiner.take_changed`); V views in
             order: `view_keys` (V,) int64, `view_gains` (V, 3) float32 (logs), `view_visits` (V, 2)
             int64 (how many, and the step of the last), `view_far`, `view_psnr` (V,) float64, NaN:

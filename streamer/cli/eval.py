@@ -17,6 +17,7 @@ import tyro
 from rich.markup import escape
 
 from streamer.cli.console import console
+from streamer.config import SH_DEGREE
 from streamer.evaluation.methods import Slug
 
 
@@ -53,6 +54,8 @@ class Options:
     refine_poses: bool = False
     """Let refinement find the given frames' cameras as well; the figures "+poses" are of held-out
     cameras that follow those of their neighbours in time."""
+    sh_degree: int = SH_DEGREE
+    """How finely colours depend on where one looks from (`session.sh_degree`), 0 to 3."""
     weights: Path | None = None
     """The checkpoint of the learned starts; by default the packaged one."""
     steps: int | None = None
@@ -89,6 +92,7 @@ def run(options: Options) -> int:
         steps=options.steps,
         depth=options.depth,
         refine_poses=options.refine_poses,
+        sh_degree=options.sh_degree,
         weights=None if options.weights is None else str(options.weights.expanduser()),
         methods=options.only or (() if options.map else tuple(METHODS)),
         maps=options.map,

@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 import tyro
 
 from streamer.cli.console import console, frame_progress
+from streamer.config import SH_DEGREE
 
 
 @dataclass(kw_only=True, slots=True)
@@ -29,6 +30,8 @@ class Options:
     """Refinement steps after each batch; 0: as many as --rate leaves time for."""
     refine_poses: bool = False
     """Let refinement find the frames' cameras as well (`session.refine_poses`)."""
+    sh_degree: int = SH_DEGREE
+    """As of `splatstream serve` (`session.sh_degree`)."""
     long_side: int = 240
     """Working size: the long side of the pictures in pixels."""
     weights: Path | None = None
@@ -67,6 +70,7 @@ def run(options: Options) -> int:
         weights=options.weights,
         refine_steps=options.steps,
         refine_poses=options.refine_poses,
+        sh_degree=options.sh_degree,
     )
     settings = engine_config(ServeConfig(device=options.device, session=session))
     recording = Recording(source, settings.batch)

@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from streamer.cli.console import console, frame_progress
+from streamer.config import SH_DEGREE
 
 if TYPE_CHECKING:
     from streamer.held_out import Unreadable
@@ -50,6 +51,8 @@ class Options:
     refine_poses: bool = False
     """Let refinement find the frames' cameras as well, near the poses that the capture has;
     cameras.json has what was found."""
+    sh_degree: int = SH_DEGREE
+    """How finely colours depend on where one looks from (`session.sh_degree`), 0 to 3."""
     background: Literal["auto", "black", "white"] = "auto"
     """What lies behind the map; auto reads it off the images."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -88,6 +91,7 @@ def run(options: Options) -> int:
         options.long_side,
         options.weights,
         refine_poses=options.refine_poses,
+        sh_degree=options.sh_degree,
     )
     with InterruptWish() as interrupt, frame_progress(screen, len(given)) as progress:
         if options.viewer:

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Literal
 
 from gs_decoder import estimate_background, read_ply
+from gs_decoder.sh import MAX_DEGREE
+from streamer.config import SH_DEGREE
 from streamer.evaluation.errors import EvaluationError, RunFailed
 from streamer.evaluation.job import Job, MapRecord, Mode
 from streamer.evaluation.judge import Judge
@@ -46,6 +48,7 @@ class Settings:
     steps: int | None = None
     depth: bool = False
     refine_poses: bool = False
+    sh_degree: int = SH_DEGREE
     weights: str | None = None
     methods: tuple[Slug, ...] = tuple(METHODS)
     maps: tuple[Path, ...] = ()
@@ -68,6 +71,8 @@ class Settings:
             )
         if self.mode == "batch" and self.steps is None and not self.at and self.methods:
             raise EvaluationError("--at is empty: give at least one mark in seconds, or --steps")
+        if not 0 <= self.sh_degree <= MAX_DEGREE:
+            raise EvaluationError(f"--sh-degree is {self.sh_degree}: give 0 to {MAX_DEGREE}")
         if self.weights is not None and self.weights not in ("none", "packaged"):
             _must_exist(Path(self.weights), "--weights")
         for path in self.maps:
@@ -209,6 +214,7 @@ def _run(subject: _Subject, method: Method, settings: Settings) -> tuple[RunResu
         steps=settings.steps,
         seed=settings.seed,
         refine_poses=settings.refine_poses,
+        sh_degree=settings.sh_degree,
         device=settings.device,
         background=settings.background,
         weights=settings.weights,

@@ -26,7 +26,7 @@ class Job:
         at: marks, wall seconds from the first frame read, rising.
         rate: frames a second in mode `stream`.
         steps: refinement steps in the place of wall time; then `at` is empty.
-        refine_poses: as `SessionConfig`.
+        refine_poses, sh_degree: as `SessionConfig`.
         weights: checkpoint of the learned methods; None: the packaged one.
         out: folder for the maps.
     """
@@ -43,6 +43,7 @@ class Job:
     steps: int | None
     seed: int
     refine_poses: bool
+    sh_degree: int
     device: Literal["auto", "cpu", "cuda"]
     background: Literal["auto", "black", "white"]
     weights: str | None

@@ -90,7 +90,10 @@ def _warm_disk(given: Sequence[CaptureFrame]) -> None:
 
 def _engine_config(job: Job) -> EngineConfig:
     session = SessionConfig(
-        long_side=job.long_side, background=job.background, refine_poses=job.refine_poses
+        long_side=job.long_side,
+        background=job.background,
+        refine_poses=job.refine_poses,
+        sh_degree=job.sh_degree,
     )
     config = engine_config(ServeConfig(device=job.device, session=session))
     config = dataclasses.replace(config, refine=dataclasses.replace(config.refine, seed=job.seed))

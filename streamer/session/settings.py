@@ -66,7 +66,7 @@ def engine_config(config: ServeConfig) -> EngineConfig:
         background=session.background,
         refine_enabled=session.refine,
         refine_steps=session.refine_steps,
-        refine=RefineConfig(refine_poses=session.refine_poses),
+        refine=RefineConfig(refine_poses=session.refine_poses, sh_degree=session.sh_degree),
     )
 
 

@@ -162,7 +162,8 @@ def test_masked_pixels_say_nothing_of_the_pose() -> None:
 def test_refinement_brings_disturbed_cameras_back() -> None:
     psnrs = []
     for refine_poses in (True, False):
-        refiner = rig(refine_poses=refine_poses, dropout_views=0.0)
+        # Harmonics would explain a part of it away.
+        refiner = rig(refine_poses=refine_poses, dropout_views=0.0, sh_degree=0)
         add_views(refiner, disturbances(1))
         before = pixels_off(refiner)
         assert before > 0.5

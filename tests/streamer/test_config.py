@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from gs_decoder.refine import RefineConfig
 from streamer.cli.serve import Options, serve_config
 from streamer.config import (
     ConfigError,
@@ -37,6 +38,7 @@ from viewer.config import ViewerConfig as PageConfig
         ({"viewer": 3}, ["viewer", "3", "mapping"]),
         ({"session": {"background": "red"}}, ["session.background", "'red'", "auto, black, white"]),
         ({"session": {"weights": 3}}, ["session.weights", "3", "a path"]),
+        ({"session": {"sh_degree": 4}}, ["session.sh_degree", "4", "0..3"]),
         ({"session": {"map_budget": 1}}, ["session.map_budget", "1", "chunk_budget"]),
         ({"device": "gpu"}, ["device", "'gpu'", "cuda"]),
         ({"max_sessions": 0}, ["max_sessions", "0", "positive"]),
@@ -128,6 +130,11 @@ def test_serve_refuses_what_its_page_could_not_show(tmp_path: Path) -> None:
 def test_the_command_line_is_checked_like_the_file() -> None:
     with pytest.raises(ConfigError, match=r"viewer\.port: 70000"):
         serve_config(Options(viewer_port=70000))
+
+
+def test_refinement_by_itself_has_the_daemons_defaults() -> None:
+    """What `benchmarks/refinement.py` and tests measure is what a daemon does."""
+    assert engine_config(ServeConfig()).refine == RefineConfig()
 
 
 def test_what_refinement_publishes_at_once_fits_into_a_subscribers_queue() -> None:

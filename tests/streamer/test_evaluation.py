@@ -71,6 +71,7 @@ def run(capture: Path, out: Path, **changes: Any) -> Outcome:
         "steps": None,
         "seed": 0,
         "refine_poses": False,
+        "sh_degree": 2,
         "device": "cpu",
         "background": "auto",
         "weights": None,
@@ -101,6 +102,14 @@ def test_held_out_pictures_and_poses_never_reach_the_map(tmp_path: Path) -> None
         assert {1, 7} < set(read_offsets(file)) <= {1, 2, 3, 5, 6, 7}
     assert maps["held out changed"] == maps["as it is"]
     assert maps["given changed"] != maps["as it is"]
+
+
+@pytest.mark.parametrize("degree", [0, 2])
+def test_the_map_on_disk_has_the_harmonics_that_were_asked_for(tmp_path: Path, degree: int) -> None:
+    outcome = run(small_capture(tmp_path / "capture"), tmp_path / "out", steps=4, sh_degree=degree)
+    splats = read_ply(tmp_path / "out" / outcome.maps[0].file).splats
+    assert splats.sh_degree == degree
+    assert splats.sh[:, 1:].any() == (degree > 0)
 
 
 def test_a_frame_without_its_file_is_not_missed_where_it_is_held_out(tmp_path: Path) -> None:
@@ -292,6 +301,7 @@ def test_only_methods_that_say_so_need_depth_or_weights(tmp_path: Path) -> None:
         ({"mode": "stream", "rate": 0.0}, "--rate"),
         ({"mode": "stream", "steps": 5}, "--steps"),
         ({"weights": "/nowhere/w.safetensors"}, "--weights"),
+        ({"sh_degree": 4}, "--sh-degree"),
         ({"maps": (Path("/nowhere/map.ply"),)}, "--map"),
         ({"methods": ()}, "--only"),
     ],

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from engine_helpers import feed, make_engine
 
+from gs_decoder.refine import RefineConfig
 from streamer.demo import CAPTURE
 from streamer.frames import Frame
 from streamer.ingest.recorded import decode_recorded
@@ -129,6 +130,26 @@ def test_states_of_another_epoch_other_settings_or_beyond_the_journal_are_not_us
     assert len(states(tmp_path)) == 2
     saved(engine, tmp_path, 5)
     assert resumed(tmp_path)[1] == 5
+
+
+def test_a_session_goes_on_under_another_sh_degree(tmp_path: Path) -> None:
+    frames = journalled(tmp_path, 8)
+    engine, _ = make_engine(refine=RefineConfig(workers=2, sh_degree=2))
+    feed(engine, frames[:4])
+    engine.refine()
+    engine.publish()
+    saved(engine, tmp_path, 5)
+    for degree in (0, 3):
+        again, _ = make_engine(refine=RefineConfig(workers=2, sh_degree=degree))
+        assert resume(again, tmp_path, 1, SETTINGS, LONG_SIDE) == 5
+        assert {chunk.splats.sh_degree for chunk in again.map.chunks.values()} == {2}
+        feed(again, frames[4:])
+        again.refine()
+        again.publish()
+        assert {chunk.splats.sh_degree for chunk in again.map.chunks.values()} == {degree}
+        assert again.map.count == again.refiner.parameters.count
+        again.close()
+    engine.close()
 
 
 def test_views_that_the_journal_does_not_have_are_done_without(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -19,6 +20,7 @@ from gs_decoder import (
     MapMirror,
     SplatMap,
     Splats,
+    sh_basis,
     sh_from_rgb,
     to_world,
 )
@@ -184,6 +186,32 @@ def one_chunk(count: int) -> tuple[SplatMap, MapMirror, int]:
     for update in source.drain_updates():
         mirror.apply(update)
     return source, mirror, identity
+
+
+def test_a_chunk_has_the_colours_that_its_key_frame_saw(
+    page: viser.ViserServer, nodes: SplatNodes
+) -> None:
+    """The page knows no view dependence; DC alone would be no colour that anybody saw."""
+    nodes.clear()
+    random = np.random.default_rng(3)
+    splats = splats_with_ids(0, 40, 3)
+    bands = torch.from_numpy(random.normal(0, 0.5, (40, 8, 3))).float()
+    basis = sh_basis(torch.nn.functional.normalize(splats.means, dim=-1), 2)
+    # From the key frame the harmonics cancel what DC has too much.
+    dc = splats.sh - (basis[:, 1:, None] * bands).sum(1, keepdim=True) / basis[:, :1, None]
+    splats = dataclasses.replace(splats, sh=torch.cat([dc, bands], 1))
+    source = SplatMap()
+    meta = ChunkMeta(frame_seq=0, stamp_ns=0, camera="c", T_world_chunk=similarity(1))
+    source.add(meta, splats)
+    nodes.show(source.chunks, 500, ORIGIN)
+    assert set(on_page(page, nodes.layout)) == set(range(40))
+    # Where the rows of several chunks share a node, they are in page axes.
+    source.add(
+        ChunkMeta(frame_seq=1, stamp_ns=1, camera="c", T_world_chunk=similarity(2)),
+        splats_with_ids(40, 30, 4),
+    )
+    nodes.show(source.chunks, 500, ORIGIN)
+    assert set(on_page(page, nodes.layout)) == set(range(70))
 
 
 def test_a_move_of_a_large_chunk_sends_no_splats(
