@@ -118,7 +118,7 @@ class SplatParameters:
         )
         rows[:, COLOR:COLUMNS] = 0.5 + C0 * splats.sh[:, 0].numpy()
         rest = splats.with_sh_degree(self.sh_degree).sh[:, 1:]
-        rows[:, COLUMNS:] = rest.reshape(len(rows), -1).numpy()
+        rows[:, COLUMNS:] = rest.flatten(1).numpy()
         self.average[first:last] = rows
         self.moment1[first:last] = 0.0
         self.moment2[first:last] = 0.0
@@ -172,7 +172,7 @@ class SplatParameters:
         means, quats, scales, opacities, colors = map(torch.from_numpy, activated)
         sh = ((colors - 0.5) / C0)[:, None, :]
         if self.sh_degree:
-            rest = torch.from_numpy(rows[:, COLUMNS:].reshape(len(rows), -1, 3))
+            rest = torch.from_numpy(rows[:, COLUMNS:].copy()).unflatten(1, (-1, 3))
             sh = torch.cat([sh, rest], 1)
         return Splats(means=means, quats_wxyz=quats, scales=scales, opacities=opacities, sh=sh)
 
@@ -210,11 +210,11 @@ class SplatParameters:
             ).numpy()
             rows[moved, LOG_SCALE:LOGIT] += np.log(factors)[which, None]
         for band, turns in enumerate(sh_rotation(rotations, self.sh_degree), start=1):
-            columns = slice(COLUMNS + harmonic_columns(band - 1), COLUMNS + harmonic_columns(band))
+            first, last = (COLUMNS + harmonic_columns(degree) for degree in (band - 1, band))
             turn = turns.numpy().astype(np.float32)[which]
             for rows in (self.rows, self.average):
-                bands = rows[moved, columns].reshape(len(moved), 2 * band + 1, 3)
-                rows[moved, columns] = (turn @ bands).reshape(len(moved), -1)
+                bands = rows[moved, first:last].reshape(-1, 2 * band + 1, 3)
+                rows[moved, first:last] = (turn @ bands).reshape(-1, last - first)
         self.moment1[moved, :LOG_SCALE] = 0.0
         self.moment1[moved, COLUMNS:] = 0.0
         self.activate()

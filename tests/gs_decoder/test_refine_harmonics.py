@@ -172,6 +172,18 @@ def test_splats_of_another_degree_are_cut_or_filled_up(have: int, wanted: int) -
         assert (parameters.moment2[:30, known:] == 0.0).all()
 
 
+def test_without_splats_there_is_nothing_to_turn_or_to_show() -> None:
+    parameters = SplatParameters(4, 2)
+    parameters.add(1, Splats.empty(2))
+    parameters.add(2, Splats.empty())
+    assert parameters.splats().sh.shape == (0, 9, 3)
+    parameters.add(3, coloured(1, 2, 3))
+    parameters.transform({1: turned(0.5, (1.0, 0.0, 0.0))})
+    assert torch.allclose(parameters.splats().sh, coloured(1, 2, 3).sh, atol=1e-6)
+    assert parameters.splats(np.zeros(0, np.int64)).sh.shape == (0, 9, 3)
+    assert Splats.empty(2).seen_from(np.zeros(3)).sh.shape == (0, 1, 3)
+
+
 def glossy_refiner(degree: int, **options: float) -> tuple[Refiner, list[tuple[np.ndarray, ...]]]:
     """A refiner that holds splats of no view dependence, with views of some that have it; and
     pictures of them that it is not given."""
