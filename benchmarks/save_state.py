@@ -50,7 +50,7 @@ def full_engine(folder: Path, splats: int, published: int, frames: int, views: i
     for frame in range(frames):
         engine.trajectory.add(frame, frame, np.eye(4))
     for number in range(published // _CHUNK):
-        some = random_splats(_CHUNK, generator)
+        some = random_splats(_CHUNK, generator).with_sh_degree(engine.config.refine.sh_degree)
         engine.residence.see([], {})
         engine.make_room(_CHUNK)
         chunk = engine.map.add(chunk_meta(number), some)
