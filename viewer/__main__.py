@@ -9,6 +9,7 @@ import sys
 import tyro
 
 from streamer.config import LogConfig
+from streamer.garbage import settle
 from streamer.processes import set_up_logging
 from viewer.app import App
 from viewer.config import ViewerConfig
@@ -27,6 +28,7 @@ def main() -> int:
         return 2
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, lambda *_: app.stop())
+    settle()
     print(f"page {address(app.server)}", flush=True)
     app.run()
     return 0

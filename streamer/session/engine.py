@@ -173,13 +173,12 @@ class Engine:
         for frame in frames:
             self._latencies.add((now - frame.received_ns) / 1e6)
             self.outbox.latency((now - frame.received_ns) / 1e9)
-        if self.config.refine_steps and self.config.refine_enabled:
+        if self.config.refine_enabled:
             for _ in range(self.config.refine_steps):
                 self.refine(attend)
                 attend(None)
-            self.publication.everything(attend)
-        elif not self.config.refine_enabled:
-            # Nobody else will publish what became of old chunks, of which fusion doubts some.
+        if self.config.refine_steps or not self.config.refine_enabled:
+            # Nobody refines between batches, and publishes what became of old chunks.
             self.publication.everything(attend)
         self.follow_poses(attend)
 
