@@ -197,9 +197,17 @@ class Requests:
                 )
             return Snapshot(done.epoch, done.seq, updates)
 
-    def keyframes(self, session: str, *, thumbnails: bool = False) -> list[KeyFrame]:
-        """The key frames in order, with their JPEG thumbnails where asked for."""
-        request = KeyframesRequest(id=next(self._numbers), session=session, thumbnails=thumbnails)
+    def keyframes(
+        self, session: str, *, thumbnails: bool = False, newest: int | None = None
+    ) -> list[KeyFrame]:
+        """The key frames in order, with their JPEG thumbnails where asked for.
+
+        Args:
+            newest: only so many of the last ones.
+        """
+        request = KeyframesRequest(
+            id=next(self._numbers), session=session, thumbnails=thumbnails, newest=newest
+        )
         message = self._ask(request)
         entries = message.read(KeyframesAnswer).keyframes
         pictures: Sequence[Any] = message.parts if thumbnails else [None] * len(entries)

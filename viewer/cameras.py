@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import viser
@@ -13,12 +14,26 @@ from streamer.requests import KeyFrame
 from viewer.geometry import PoseCache, View
 
 _MAX_FRUSTA = 300
+_MAX_POINTS = 2_000
+"""Of a camera's path."""
 _PATH, _FRUSTUM, _NEWEST, _CHOSEN = (77, 171, 247), (134, 142, 150), (250, 176, 5), (77, 171, 247)
 _SIZE = 0.02
 
 
+@dataclass(slots=True)
+class _Frustum:
+    """A node of the page, and the key frame that it stands for now."""
+
+    handle: viser.CameraFrustumHandle
+    seq: int | None = None
+    pose: bytes = b""
+
+
 class CameraLayer:
     """Keeps path and frusta at the key frames of a session. One thread at a time.
+
+    A node that is no longer needed is hidden and stands for the next key frame: viser keeps a word
+    of every node that it ever removed.
 
     Args:
         server: the page.
@@ -28,8 +43,9 @@ class CameraLayer:
     def __init__(self, server: viser.ViserServer, on_click: Callable[[int], None]) -> None:
         self._server = server
         self._on_click = on_click
-        self._frusta: dict[int, viser.CameraFrustumHandle] = {}
-        self._poses: dict[int, bytes] = {}
+        self._made = 0
+        self._free: list[_Frustum] = []
+        self._frusta: dict[int, _Frustum] = {}
         self._split = PoseCache()
         self._path_points = np.zeros((0, 2, 3), np.float32)
         self._path = server.scene.add_line_segments(
@@ -44,6 +60,11 @@ class CameraLayer:
         self._newest: int | None = None
         self._chosen: int | None = None
 
+    @property
+    def shown(self) -> dict[int, viser.CameraFrustumHandle]:
+        """The key frames that have a frustum, by seq."""
+        return {seq: frustum.handle for seq, frustum in self._frusta.items()}
+
     def show(self, keyframes: Sequence[KeyFrame], view: View, origin: np.ndarray) -> None:
         """Bring the page to `keyframes`, by seq; those with an unusable pose are left out.
 
@@ -52,44 +73,44 @@ class CameraLayer:
             origin: (3,) float64, the world point at the page's origin.
         """
         poses = self._split.split({keyframe.seq: keyframe.c2w for keyframe in keyframes})
-        cameras: dict[str, list[np.ndarray]] = {}
+        cameras: dict[str, list[int]] = {}
         for keyframe in keyframes:
             if keyframe.seq in poses:
-                position = poses[keyframe.seq].translation - origin
-                cameras.setdefault(keyframe.camera, []).append(position)
+                cameras.setdefault(keyframe.camera, []).append(keyframe.seq)
+        lines = [
+            np.array([poses[seq].translation - origin for seq in _thinned(seqs, _MAX_POINTS)])
+            for seqs in cameras.values()
+        ]
         with self._server.atomic():
-            self._draw_path([np.array(points, np.float32) for points in cameras.values()])
-            self._draw_frusta(_thinned(list(poses)), poses, view, origin)
+            self._draw_path(lines)
+            self._draw_frusta(_thinned(list(poses), _MAX_FRUSTA), poses, view, origin)
 
     def set_visible(self, visible: bool) -> None:
         """Show or hide path and frusta."""
         self._visible = visible
         self._path.visible = visible and len(self._path_points) > 0
         for frustum in self._frusta.values():
-            frustum.visible = visible
+            frustum.handle.visible = visible
 
     def choose(self, seq: int | None, image: np.ndarray | None) -> None:
         """Mark one key frame and put its picture, (H, W, 3) uint8, into it; None: none."""
         if self._chosen is not None and self._chosen in self._frusta:
-            self._frusta[self._chosen].image = None
+            self._frusta[self._chosen].handle.image = None
         self._chosen = seq
         if seq is not None and seq in self._frusta:
-            self._frusta[seq].image = image
+            self._frusta[seq].handle.image = image
         self._color()
 
     def clear(self) -> None:
-        """Remove everything."""
+        """Show nothing any more."""
         self.choose(None, None)
-        for frustum in self._frusta.values():
-            frustum.remove()
-        self._frusta.clear()
-        self._poses.clear()
+        self._release(list(self._frusta))
         self._newest = None
         self._draw_path([])
 
     def _draw_path(self, lines: Sequence[np.ndarray]) -> None:
         segments = [np.stack([line[:-1], line[1:]], axis=1) for line in lines if len(line) > 1]
-        points = np.concatenate(segments) if segments else np.zeros((0, 2, 3), np.float32)
+        points = np.concatenate([np.zeros((0, 2, 3)), *segments]).astype(np.float32)
         if np.array_equal(points, self._path_points):
             return
         self._path_points = points
@@ -105,43 +126,59 @@ class CameraLayer:
         view: View,
         origin: np.ndarray,
     ) -> None:
-        for seq in self._frusta.keys() - set(wanted):
-            self._frusta.pop(seq).remove()
-            del self._poses[seq]
+        self._release(self._frusta.keys() - set(wanted))
         for seq in wanted:
             pose = poses[seq]
+            frustum = self._frusta.get(seq) or self._take(seq, view, pose.scale)
             key = pose.matrix().tobytes()
-            if self._poses.get(seq) == key:
-                continue
-            self._poses[seq] = key
-            wxyz = viser.transforms.SO3.from_matrix(pose.rotation).wxyz
-            position = pose.translation - origin
-            if seq in self._frusta:
-                self._frusta[seq].wxyz, self._frusta[seq].position = wxyz, position
-            else:
-                self._frusta[seq] = self._add(seq, wxyz, position, view, pose.scale)
+            if frustum.pose != key:
+                frustum.pose = key
+                frustum.handle.wxyz = viser.transforms.SO3.from_matrix(pose.rotation).wxyz
+                frustum.handle.position = pose.translation - origin
+                frustum.handle.visible = self._visible
         self._newest = max(wanted, default=None)
         self._color()
 
-    def _add(
-        self, seq: int, wxyz: np.ndarray, position: np.ndarray, view: View, unit: float
-    ) -> viser.CameraFrustumHandle:
-        frustum = self._server.scene.add_camera_frustum(
-            f"/cameras/frame_{seq}",
-            fov=view.fov_y,
-            aspect=view.aspect,
-            scale=_SIZE * view.depth * unit,
+    def _take(self, seq: int, view: View, unit: float) -> _Frustum:
+        """A frustum for a key frame; it is shown when it has a pose."""
+        frustum = self._free.pop() if self._free else self._make()
+        handle = frustum.handle
+        handle.fov, handle.aspect = view.fov_y, view.aspect
+        handle.scale = _SIZE * view.depth * unit
+        frustum.seq, frustum.pose = seq, b""
+        self._frusta[seq] = frustum
+        return frustum
+
+    def _make(self) -> _Frustum:
+        handle = self._server.scene.add_camera_frustum(
+            f"/cameras/frame_{self._made:03d}",
+            fov=1.0,
+            aspect=1.0,
             thickness=1.0,
             thickness_units="screen",
             color=_FRUSTUM,
-            wxyz=wxyz,
-            position=position,
-            visible=self._visible,
+            visible=False,
             cast_shadow=False,
             receive_shadow=False,
         )
-        frustum.on_click(lambda _: self._on_click(seq))
+        frustum = _Frustum(handle)
+        self._made += 1
+
+        def clicked(_: object) -> None:
+            if frustum.seq is not None:
+                self._on_click(frustum.seq)
+
+        handle.on_click(clicked)
         return frustum
+
+    def _release(self, seqs: Iterable[int]) -> None:
+        for seq in seqs:
+            frustum = self._frusta.pop(seq)
+            if seq == self._chosen:
+                frustum.handle.image = None
+            frustum.handle.visible = False
+            frustum.seq = None
+            self._free.append(frustum)
 
     def _color(self) -> None:
         for seq, frustum in self._frusta.items():
@@ -150,16 +187,16 @@ class CameraLayer:
                 color = _NEWEST
             if seq == self._chosen:
                 color = _CHOSEN
-            frustum.color = color
+            frustum.handle.color = color
 
 
-def _thinned(seqs: Sequence[int]) -> list[int]:
-    """At most `_MAX_FRUSTA` of them, evenly spread, the newest among them."""
-    if len(seqs) <= _MAX_FRUSTA:
+def _thinned(seqs: Sequence[int], most: int) -> list[int]:
+    """At most `most` of them and one, evenly spread, the newest among them."""
+    if len(seqs) <= most:
         return list(seqs)
     # By powers of two, so that a growing path drops half of its frusta now and then
     # and does not exchange them all at every new one.
     step = 2
-    while len(seqs) > _MAX_FRUSTA * step:
+    while len(seqs) > most * step:
         step *= 2
     return sorted({*seqs[::step], seqs[-1]})

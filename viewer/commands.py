@@ -14,7 +14,7 @@ import viser
 import zmq
 
 from streamer.requests import Requests
-from viewer.feed import Feed
+from viewer.feed import NEWEST, Feed
 from viewer.state import FeedState
 
 _log = logging.getLogger(__name__)
@@ -113,7 +113,7 @@ class Commands:
 
 
 def _thumbnail(requests: Requests, session: str, seq: int) -> np.ndarray | None:
-    for keyframe in requests.keyframes(session, thumbnails=True):
+    for keyframe in requests.keyframes(session, thumbnails=True, newest=NEWEST):
         if keyframe.seq == seq and keyframe.thumbnail:
             jpeg = np.frombuffer(keyframe.thumbnail, np.uint8)
             bgr = cv2.imdecode(jpeg, cv2.IMREAD_COLOR)

@@ -30,6 +30,8 @@ _RETRY_AFTER_S = 0.5
 _POLL_S = 0.1
 _ANSWER_S = 1.5
 _DEAF_S = 10.0
+NEWEST = 1_000
+"""Key frames that the page has beside those of the map's chunks: a stream has no end."""
 
 _log = logging.getLogger(__name__)
 
@@ -201,7 +203,7 @@ class Feed:
         now = (state.session, state.map_version)
         if state.session is None or state.session not in names or now == seen:
             return now
-        asked = tuple(requests.keyframes(state.session))
+        asked = tuple(requests.keyframes(state.session, newest=NEWEST))
         with self._lock:
             if self._state.session == state.session and (
                 self._state.generation == state.generation

@@ -41,7 +41,7 @@ DEFAULT_VIEW = View(tan_x=0.62, tan_y=0.46, depth=2.0)
 
 
 class PoseCache:
-    """Poses taken apart once: at every update nearly all of them are the same objects."""
+    """Poses taken apart once: at every update nearly all of them are as they were."""
 
     def __init__(self) -> None:
         self._known: dict[int, tuple[np.ndarray, Similarity | None]] = {}
@@ -53,7 +53,8 @@ class PoseCache:
         result = {}
         for key, pose in poses.items():
             entry = known.get(key)
-            if entry is None or entry[0] is not pose:
+            # Equal ones keep the first object, so that answers asked for again do not pile up.
+            if entry is None or not (entry[0] is pose or np.array_equal(entry[0], pose)):
                 entry = (pose, similarity_or_none(pose))
             self._known[key] = entry
             if entry[1] is not None:

@@ -48,5 +48,5 @@ class FeedState:
     """Grows with every change of `chunks`."""
     chunks: Mapping[int, Chunk] = field(default_factory=dict)
     keyframes: tuple[KeyFrame, ...] = ()
-    """By seq."""
+    """By seq: the newest, and older ones that have a chunk in the map."""
     figures: Figures | None = None

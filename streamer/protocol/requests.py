@@ -63,10 +63,12 @@ class SnapshotRequest(SessionRequest, frozen=True, kw_only=True):
 
 
 class KeyframesRequest(SessionRequest, frozen=True, kw_only=True):
-    """Key frames; with `thumbnails` one JPEG part each."""
+    """Key frames, where `newest` is given so many of the last; with `thumbnails` one JPEG part
+    each."""
 
     KIND: ClassVar[bytes] = b"KEYFRAMES"
     thumbnails: bool = False
+    newest: UInt | None = None
 
 
 class StatusRequest(SessionRequest, frozen=True, kw_only=True):

@@ -218,7 +218,7 @@ class Answers:
             differences, run = _snapshot(mirror, request)
             self._outbox.send(reader, run, differences.nbytes)
         elif isinstance(request, KeyframesRequest):
-            entries = mirror.keyframes.entries()
+            entries = mirror.keyframes.entries(request.newest)
             thumbnails = mirror.keyframes.thumbnails(entries) if request.thumbnails else []
             answer_ = KeyframesAnswer(id=request.id, keyframes=entries)
             self._outbox.send(reader, [encode(answer_, *thumbnails)])

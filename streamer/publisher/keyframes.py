@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-import msgspec
+import numpy as np
 
+from streamer.keyframe_columns import KeyframeColumns, KeyframeRow
 from streamer.protocol import Buffer
 from streamer.protocol.limits import ENTRIES_PER_MESSAGE
 from streamer.protocol.requests import KeyframeEntry
@@ -19,22 +20,24 @@ class KeyframeList:
     """Key frames by seq, with the pictures of the newest of them.
 
     Args:
-        most: beyond it those leave that have no chunk in the map, the longest known first; where
-            all have one, the longest known.
+        most: beyond it those leave that have no chunk in the map, the oldest first; where all have
+            one, the oldest.
     """
 
     def __init__(self, most: int = ENTRIES_PER_MESSAGE, pictured: int = PICTURED) -> None:
         self._most = most
         self._pictured = pictured
-        self._entries: dict[int, KeyframeEntry] = {}
+        self._columns = KeyframeColumns()
         self._thumbnails: dict[int, bytes] = {}
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._columns)
 
-    def entries(self) -> list[KeyframeEntry]:
-        """All of them, in order of seq."""
-        return sorted(self._entries.values(), key=lambda entry: entry.seq)
+    def entries(self, newest: int | None = None) -> list[KeyframeEntry]:
+        """All of them, or the last so many, in order of seq."""
+        count = len(self._columns)
+        first = 0 if newest is None else max(0, count - newest)
+        return [self._entry(place) for place in range(first, count)]
 
     def thumbnails(self, entries: Iterable[KeyframeEntry]) -> list[bytes]:
         """Their JPEGs, empty where there is none (any more)."""
@@ -43,26 +46,38 @@ class KeyframeList:
     def add(self, entries: Sequence[KeyframeEntry], thumbnails: Sequence[Buffer]) -> None:
         """Take new ones, or what changed of known ones, each with its thumbnail."""
         for entry, thumbnail in zip(entries, thumbnails, strict=True):
-            self._entries[entry.seq] = entry
+            c2w = np.reshape(entry.c2w, (4, 4))
+            row = KeyframeRow(entry.seq, entry.stamp_ns, entry.camera, entry.chunk, c2w)
+            self._columns.put(row)
             # A copy: a part of a message keeps the whole buffer alive that it was received in.
             if picture := bytes(thumbnail):
                 self._thumbnails[entry.seq] = picture
         for seq in list(self._thumbnails)[: -self._pictured]:
             del self._thumbnails[seq]
-        self._forget(len(self._entries) - self._most)
+        self._forget(len(self._columns) - self._most)
 
     def move(self, poses: Iterable[tuple[int, list[float]]]) -> None:
         """Corrected cameras, (seq, 16 numbers of `c2w`); of others, too."""
-        for seq, pose in poses:
-            held = self._entries.get(seq)
-            if held is not None:
-                self._entries[seq] = msgspec.structs.replace(held, c2w=pose)
+        cameras = dict(poses)
+        places = self._columns.places(cameras)
+        known = self._columns.seqs[places].tolist()
+        self._columns.poses[places] = np.reshape([cameras[seq] for seq in known], (-1, 4, 4))
+
+    def _entry(self, place: int) -> KeyframeEntry:
+        row = self._columns.row(place)
+        return KeyframeEntry(
+            seq=row.seq,
+            stamp_ns=row.stamp_ns,
+            camera=row.camera,
+            chunk=row.chunk,
+            c2w=row.c2w.reshape(-1).tolist(),
+        )
 
     def _forget(self, count: int) -> None:
         if count <= 0:
             return
-        without = [seq for seq, entry in self._entries.items() if entry.chunk is None]
-        with_chunk = [seq for seq, entry in self._entries.items() if entry.chunk is not None]
-        for seq in (without + with_chunk)[:count]:
-            del self._entries[seq]
+        with_chunk = self._columns.chunks >= 0
+        leaving = np.argsort(with_chunk, kind="stable")[:count]
+        for seq in self._columns.seqs[leaving].tolist():
             self._thumbnails.pop(seq, None)
+        self._columns.remove(leaving)

@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from streamer.growing import roomier
+
 Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]
 
 _SAME_SCALE = 1e-6
-_ROOM = 256
-"""Frames that a trajectory has memory for at first."""
 
 
 class StaleRevision(ValueError):
@@ -186,10 +186,9 @@ class Trajectory:
         self.revision = -1
         self._count = 0
         # Arrays, of which the first `_count` are in use: a loop closure changes thousands at once.
-        self._seqs: Int64 = np.zeros(_ROOM, np.int64)
-        self._stamps: Int64 = np.zeros(_ROOM, np.int64)
-        self._poses: Float64 = np.zeros((_ROOM, 4, 4))
-        self._seq_of_stamp: dict[int, int] = {}
+        self._seqs: Int64 = np.zeros(0, np.int64)
+        self._stamps: Int64 = np.zeros(0, np.int64)
+        self._poses: Float64 = np.zeros((0, 4, 4))
         self._pending: list[_Pending] = []
 
     def __contains__(self, seq: int) -> bool:
@@ -231,14 +230,10 @@ class Trajectory:
         place = self._count
         assert not place or seq > self._seqs[place - 1], "frames come in order of seq"
         if place == len(self._seqs):
-            self._seqs, self._stamps = (
-                np.concatenate([array, np.zeros_like(array)])
-                for array in (self._seqs, self._stamps)
-            )
-            self._poses = np.concatenate([self._poses, np.zeros_like(self._poses)])
+            self._seqs, self._stamps = roomier(self._seqs), roomier(self._stamps)
+            self._poses = roomier(self._poses)
         self._seqs[place], self._stamps[place], self._poses[place] = seq, stamp_ns, pose
         self._count += 1
-        self._seq_of_stamp.setdefault(stamp_ns, seq)
 
     def state(self) -> TrajectoryState:
         """A copy of all of it."""
@@ -263,7 +258,13 @@ class Trajectory:
 
     def seqs_by_stamp(self, stamps: Iterable[int]) -> dict[int, int]:
         """stamp → the first seq with it, of those stamps that are known."""
-        return {stamp: self._seq_of_stamp[stamp] for stamp in stamps if stamp in self._seq_of_stamp}
+        by_stamp = np.argsort(self._stamps[: self._count], kind="stable")
+        known, wanted = self._stamps[by_stamp], np.fromiter(stamps, np.int64)
+        places = np.searchsorted(known, wanted)
+        found = places < self._count
+        found[found] = known[places[found]] == wanted[found]
+        seqs = self._seqs[by_stamp[places[found]]]
+        return dict(zip(wanted[found].tolist(), seqs.tolist()))
 
     def last_seq_until(self, stamp_ns: int) -> int:
         """The highest seq whose stamp is not after this; -1 if there is none."""

@@ -14,7 +14,7 @@ from streamer.frames import Frame
 from streamer.session.batching import in_map_units, refine_view
 from streamer.session.corrections import Trajectory, TrajectoryState, rigid, scale_of
 from streamer.session.engine import Engine
-from streamer.session.outbox import Keyframe
+from streamer.session.keyframe_table import KeyframeTable
 from streamer.session.spilled_state import ResidenceState
 from ttt_core.stream_model import CarriedState
 
@@ -36,8 +36,8 @@ class EngineState:
     next_chunk: int
     model: CarriedState
     chunks: tuple[Chunk, ...]
-    keyframes: tuple[Keyframe, ...]
-    places: tuple[list[int], Float64, Float64]
+    keyframes: KeyframeTable
+    places: tuple[NDArray[np.int64], Float64, Float64]
     trajectory: TrajectoryState
     refiner: RefinerState
     residence: ResidenceState
@@ -51,7 +51,7 @@ def engine_state(engine: Engine) -> EngineState:
         next_chunk=engine.map.next_id,
         model=engine.model_state,
         chunks=tuple(engine.map.chunks.values()),
-        keyframes=tuple(engine.keyframes.values()),
+        keyframes=engine.keyframes.copy(),
         places=engine.selector.places(),
         trajectory=engine.trajectory.state(),
         refiner=refiner_state(engine.refiner),
@@ -75,7 +75,7 @@ def restore_engine(engine: Engine, state: EngineState, frames: Mapping[int, Fram
     # A chunk that rests may be in the map or not.
     chunks = {held.frame_seq: held.id for held in state.residence.resting}
     chunks |= {chunk.frame_seq: chunk.id for chunk in state.chunks}
-    for keyframe in state.keyframes:
+    for keyframe in state.keyframes.values():
         engine.keyframes.add(keyframe)
         if keyframe.seq in chunks:
             engine.chunk_of_seq[keyframe.seq] = chunks[keyframe.seq]

@@ -79,6 +79,6 @@ def follow(work: Work, announced: Announced) -> None:
         announced.chunk_motions(work.chunk_of_seq), near=cameras[newest][:3, 3]
     )
     work.refiner.move_views(cameras, growth)
-    key_cameras = {seq: camera for seq, camera in cameras.items() if seq in work.keyframes}
+    key_cameras = {seq: cameras[seq] for seq in work.keyframes.those(cameras)}
     work.selector.move(key_cameras)
     work.model_state = work.model.move(work.model_state, key_cameras, growth)

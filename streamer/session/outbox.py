@@ -31,17 +31,6 @@ class Keyframe:
     c2w: Float64
     thumbnail: bytes
 
-    def moved(self, c2w: Float64) -> Keyframe:
-        """The same from a corrected camera."""
-        return Keyframe(
-            seq=self.seq,
-            stamp_ns=self.stamp_ns,
-            camera=self.camera,
-            chunk=self.chunk,
-            c2w=c2w,
-            thumbnail=self.thumbnail,
-        )
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionStatus:

@@ -29,6 +29,7 @@ from streamer.protocol.update_headers import LatencyMs, StatusHeader
 from streamer.protocol.updates import encode_update
 from streamer.protocol.wire import Buffer, encode
 from streamer.session.engine import Engine
+from streamer.session.keyframe_table import KeyframeTable
 from streamer.session.outbox import Keyframe, Outbox, SessionStatus
 
 log = logging.getLogger(__name__)
@@ -140,17 +141,18 @@ class SocketOutbox(Outbox):
             return
         self.hello()
         self._syncing = True
-        self._queue(self._sync(list(engine.keyframes.values()), engine.map.snapshot(), self.seq))
+        self._queue(self._sync(engine.keyframes.copy(), engine.map.snapshot(), self.seq))
 
     def send(self, message: Sequence[Buffer]) -> None:
         """One message, behind those that wait."""
         self._queue([message])
 
     def _sync(
-        self, keyframes: Sequence[Keyframe], updates: Sequence[Update], seq: int
+        self, keyframes: KeyframeTable, updates: Sequence[Update], seq: int
     ) -> Iterator[Sequence[Buffer]]:
         yield encode(SyncBegin(seq=seq))
-        yield from _described(keyframes)
+        for start in range(0, len(keyframes), _KEYFRAMES_AT_ONCE):
+            yield from _described(keyframes.slice(start, start + _KEYFRAMES_AT_ONCE))
         for update in updates:
             assert isinstance(update, ChunkUpdate), "a snapshot for nobody's `have` holds chunks"
             yield self._encode(update, seq)

@@ -25,6 +25,7 @@ from streamer.journal.journal import program_version
 from streamer.session.corrections import TrajectoryState
 from streamer.session.engine_state import EngineState
 from streamer.session.folder import SessionFolderError, write_aside
+from streamer.session.keyframe_table import KeyframeTable
 from streamer.session.outbox import Keyframe
 from streamer.session.spill_files import SPILLED
 from streamer.session.spilled_state import (
@@ -95,7 +96,7 @@ def write_state(state: EngineState, cursor: Cursor, folder: Path) -> None:
         "crc32": {name: _crc32(folder / name) for name in names},
         "scene_depth": state.scene_depth,
         "next_chunk": state.next_chunk,
-        "cameras": [keyframe.camera for keyframe in state.keyframes],
+        "cameras": state.keyframes.columns.cameras(),
         "pending": state.trajectory.pending,
         "refiner": dict(state.refiner.figures),
         "residence": residence_figures(state.residence),
@@ -138,7 +139,6 @@ def read_state(path: Path, model: StreamModel[Any]) -> EngineState:
     try:
         _check(path, header, header["crc32"])
         arrays = load_file(path / FRAMES)
-        seqs = arrays["selector.seqs"].tolist()
         residence = residence_state(load_file(path / RESIDENCE), header["residence"])
         check_files(path.parents[1] / SPILLED, residence.resting)
         return EngineState(
@@ -148,7 +148,11 @@ def read_state(path: Path, model: StreamModel[Any]) -> EngineState:
             model=load_carried_state(model, path / WEIGHTS),
             chunks=tuple(load_chunks(path / CHUNKS)),
             keyframes=_keyframes(arrays, header["cameras"]),
-            places=(seqs, arrays["selector.centres"], arrays["selector.axes"]),
+            places=(
+                arrays["selector.seqs"],
+                arrays["selector.centres"],
+                arrays["selector.axes"],
+            ),
             trajectory=TrajectoryState(
                 revision=header["pose_revision"],
                 seqs=arrays["seqs"],
@@ -222,40 +226,42 @@ def load_chunks(path: Path) -> list[Chunk]:
 def _frames(state: EngineState) -> dict[str, NDArray[Any]]:
     """Every frame's pose, and the key frames with their pictures one after the other."""
     seqs, centres, axes = state.places
-    keys = state.keyframes
-    pictures = b"".join(keyframe.thumbnail for keyframe in keys)
+    keys = state.keyframes.columns
+    pictures = [state.keyframes.picture(seq) for seq in state.keyframes]
     return {
         "seqs": state.trajectory.seqs,
         "stamps": state.trajectory.stamps,
         "poses": state.trajectory.poses,
-        "selector.seqs": np.array(seqs, np.int64),
+        "selector.seqs": seqs,
         "selector.centres": centres,
         "selector.axes": axes,
-        "keyframes.seqs": np.array([k.seq for k in keys], np.int64),
-        "keyframes.stamps": np.array([k.stamp_ns for k in keys], np.int64),
-        "keyframes.chunks": np.array([-1 if k.chunk is None else k.chunk for k in keys], np.int64),
-        "keyframes.c2w": np.array([k.c2w for k in keys], np.float64).reshape(-1, 4, 4),
-        "keyframes.sizes": np.array([len(k.thumbnail) for k in keys], np.int64),
-        "keyframes.pictures": np.frombuffer(pictures, np.uint8),
+        "keyframes.seqs": keys.seqs.copy(),
+        "keyframes.stamps": keys.stamps.copy(),
+        "keyframes.chunks": keys.chunks.copy(),
+        "keyframes.c2w": keys.poses.copy(),
+        "keyframes.sizes": np.array([len(picture) for picture in pictures], np.int64),
+        "keyframes.pictures": np.frombuffer(b"".join(pictures), np.uint8),
     }
 
 
-def _keyframes(arrays: Mapping[str, NDArray[Any]], cameras: list[str]) -> tuple[Keyframe, ...]:
+def _keyframes(arrays: Mapping[str, NDArray[Any]], cameras: list[str]) -> KeyframeTable:
+    table = KeyframeTable()
     pictures = arrays["keyframes.pictures"].tobytes()
     ends = np.cumsum(arrays["keyframes.sizes"]).tolist()
-    return tuple(
-        Keyframe(
-            seq=int(arrays["keyframes.seqs"][place]),
-            stamp_ns=int(arrays["keyframes.stamps"][place]),
-            camera=camera,
-            chunk=None if chunk < 0 else chunk,
-            c2w=arrays["keyframes.c2w"][place],
-            thumbnail=pictures[end - int(arrays["keyframes.sizes"][place]) : end],
+    for place, (camera, chunk, end) in enumerate(
+        zip(cameras, arrays["keyframes.chunks"].tolist(), ends, strict=True)
+    ):
+        table.add(
+            Keyframe(
+                seq=int(arrays["keyframes.seqs"][place]),
+                stamp_ns=int(arrays["keyframes.stamps"][place]),
+                camera=camera,
+                chunk=None if chunk < 0 else chunk,
+                c2w=arrays["keyframes.c2w"][place],
+                thumbnail=pictures[end - int(arrays["keyframes.sizes"][place]) : end],
+            )
         )
-        for place, (camera, chunk, end) in enumerate(
-            zip(cameras, arrays["keyframes.chunks"].tolist(), ends, strict=True)
-        )
-    )
+    return table
 
 
 _WRONG = (OSError, SafetensorError, StateMismatchError, KeyError, TypeError, ValueError)

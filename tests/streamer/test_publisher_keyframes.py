@@ -46,6 +46,8 @@ def test_newest_pictures_and_what_changes_later() -> None:
     held.add([entry(3, None)], [b""])
     held.move([(0, entry(0, x=5.0).c2w), (99, entry(99).c2w)])
     assert [known.chunk for known in held.entries()] == [0, 1, 2, None]
+    assert [known.seq for known in held.entries(newest=3)] == [1, 2, 3]
+    assert held.entries(newest=9) == held.entries() and held.entries(newest=0) == []
     assert held.entries()[0].c2w[3] == 5.0
     assert held.thumbnails(held.entries()) == [b"", b"", b"c", b"d"]
 

@@ -14,6 +14,7 @@ from gs_decoder import Chunk, Splats
 from streamer.requests import KeyFrame
 from viewer.app import App
 from viewer.config import ViewerConfig
+from viewer.geometry import DEFAULT_VIEW
 from viewer.state import FeedState, Figures
 
 
@@ -72,6 +73,12 @@ def shown(server: viser.ViserServer) -> int:
     return sum(int((handle.opacities > 0).sum()) for handle in splats)  # type: ignore[attr-defined]
 
 
+def frusta(server: viser.ViserServer) -> set[int]:
+    """Seqs of the key frames whose frusta a window sees, by where they are along x in metres."""
+    visible = [handle for handle in nodes(server, "/cameras/frame_").values() if handle.visible]
+    return {round(10 * (handle.position[0] - 2.0) / 0.5) + 10 for handle in visible}
+
+
 def test_the_first_key_frames_decide_up_and_where_windows_begin(app: App) -> None:
     app.tick(FeedState(link="connecting", generation=1))
     app.tick(FeedState(link="connecting", generation=1))
@@ -83,7 +90,7 @@ def test_the_first_key_frames_decide_up_and_where_windows_begin(app: App) -> Non
     np.testing.assert_allclose(forward / np.linalg.norm(forward), [0, 1, 0], atol=1e-9)
     assert camera.position[1] < 3.0, "a little behind the first key frame"
     assert shown(app.server) == 400
-    assert set(nodes(app.server, "/cameras/frame_")) == {"/cameras/frame_10", "/cameras/frame_20"}
+    assert set(app._cameras.shown) == {10, 20} == frusta(app.server)
 
 
 def test_another_generation_clears_before_it_shows(app: App) -> None:
@@ -91,7 +98,7 @@ def test_another_generation_clears_before_it_shows(app: App) -> None:
     app.tick(state_of([chunk(1, pose((0, 0, 0)))], 2, 1))
     state = state_of([chunk(3, pose((0, 0, 0)), 120)], 3, 2)
     app.tick(state)
-    assert shown(app.server) == 0 and not nodes(app.server, "/cameras/frame_")
+    assert shown(app.server) == 0 and not app._cameras.shown and not frusta(app.server)
     app.tick(state)
     assert shown(app.server) == 120
     assert len(nodes(app.server, "/map/splats")) == count
@@ -102,7 +109,7 @@ def test_a_map_in_utm_coordinates_is_shown_about_its_own_origin(app: App) -> Non
     app.tick(state)
     app.tick(state)
     assert np.abs(app.server.initial_camera.position).max() < 10
-    assert np.abs(nodes(app.server, "/cameras/frame_10")["/cameras/frame_10"].position).max() < 1
+    assert np.abs(app._cameras.shown[10].position).max() < 1
     assert "4,500,000, -250,000, 80" in app._panel._figures.content
 
 
@@ -118,7 +125,7 @@ def test_malformed_states_do_not_take_the_page_down(app: App) -> None:
         app.tick(state)
     assert shown(app.server) == 200 + 150
     assert "3 chunks without a usable pose" in app._panel._figures.content
-    assert set(nodes(app.server, "/cameras/frame_")) == {"/cameras/frame_10", "/cameras/frame_50"}
+    assert set(app._cameras.shown) == {10, 50}
 
 
 def test_frames_of_a_long_walk_are_thinned_and_the_newest_stays(app: App) -> None:
@@ -128,9 +135,29 @@ def test_frames_of_a_long_walk_are_thinned_and_the_newest_stays(app: App) -> Non
     state = replace(state_of([chunk(1, pose((0, 0, 0)))], 6, 1), keyframes=tuple(walk))
     app.tick(state)
     app.tick(state)
-    names = nodes(app.server, "/cameras/frame_")
-    assert 150 <= len(names) <= 301 and "/cameras/frame_4000" in names
-    assert app._cameras._path.points.shape == (2_000, 2, 3)
+    assert 150 <= len(app._cameras.shown) <= 301 and 4_000 in app._cameras.shown
+    assert 1_000 <= len(app._cameras._path.points) <= 2_000
+
+
+def test_an_endless_walk_leaves_nothing_behind_in_the_page(app: App) -> None:
+    """Whoever opens the page is sent what the server keeps; it must not grow with the stream."""
+    buffer = app.server._websock_server._broadcast_buffer
+    kept = []
+    for newest in range(500, 3_500, 10):
+        walk = [
+            KeyFrame(seq, seq, "c", None, pose((0.01 * seq, 0, 0)), None)
+            for seq in range(newest - 400, newest, 4)
+        ]
+        app._cameras.show(walk, DEFAULT_VIEW, np.zeros(3))
+        assert set(app._cameras.shown) == {frame.seq for frame in walk}
+        kept.append((len(buffer.message_from_id), len(nodes(app.server, "/cameras/"))))
+    assert kept[150][1] == kept[-1][1]
+    # A property that a node never had before is one word more, a removed node would be one each.
+    assert kept[-1][0] - kept[150][0] < 40, "375 key frames came and went"
+    newest_frame = app._cameras.shown[3_486]
+    assert newest_frame.visible and abs(newest_frame.position[0] - 34.86) < 1e-9
+    app._cameras.clear()
+    assert not any(handle.visible for handle in nodes(app.server, "/cameras/").values())
 
 
 def test_the_plot_keeps_a_bounded_history(app: App) -> None:
