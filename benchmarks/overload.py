@@ -1,13 +1,16 @@
 """A sender that is ten times faster than the daemon: memory flat, latency bounded?
 
-    python benchmarks/overload.py lossless|live [--seconds 150] [--factor 10] [--json FILE]
+    python benchmarks/overload.py lossless|live [--seconds 150] [--factor 10] [--moving]
 
 Starts a daemon, finds out how many frames a second it finishes when it is sent as many as it takes,
 and then has frames come --factor times as often, for --seconds: the demo's pictures from their own
-places over and over, so that the map itself stays as it is. Every second it notes the memory of
+places over and over, so that the map itself stays as it is (with --moving, every round in another
+place). Every second it notes the memory of
 every process and the latency that the daemon says (receipt of a frame to the publication of what
 it changed, p95 of the last 256 frames); after the first half, in which kernels load and tables
-fill, the slope of each is fitted with its standard error. With --json the figures are put into a
+fill, the slope of each is fitted with its standard error. It also says how many key frames there
+were and at how many pixels they were predicted (the session makes them coarser, then fewer, once
+frames are lost), and how many cores each process kept busy. With --json the figures are put into a
 file, beside the other policy's.
 """
 
@@ -52,6 +55,9 @@ class Options:
     """How much faster than the daemon the sender is."""
     long_side: int = 96
     """Of the pictures, and of what the session works on, pixels."""
+    moving: bool = False
+    """Every round through the pictures in a place of its own, so that there is always something new
+    to make key frames of; else the same places again, so that the map stays as it is."""
     json: Path | None = None
     """Put the figures into this file."""
 
@@ -71,6 +77,9 @@ class Series:
     megabytes: dict[str, list[float]] = field(default_factory=dict)
     latency_ms: list[float] = field(default_factory=list)
     waiting: list[int] = field(default_factory=list)
+    keyframes: list[tuple[int, int]] = field(default_factory=list)
+    """How many there are, and the side in pixels that the newest were predicted at."""
+    cpu_s: dict[str, list[float]] = field(default_factory=dict)
 
 
 def watch(daemon: DaemonProcess, ended: threading.Event, series: Series) -> None:
@@ -84,12 +93,14 @@ def watch(daemon: DaemonProcess, ended: threading.Event, series: Series) -> None
             series.seconds.append(time.monotonic() - began)
             series.latency_ms.append(status.latency_ms.p95)
             series.waiting.append(status.frames_waiting)
+            series.keyframes.append((status.keyframes, status.keyframe_side or 0))
             for pid, name in daemon_processes(daemon.pid).items():
                 stats = process_stats(pid)
                 # A spare session that waits for the next stream has the name too.
                 label = f"{name} {pid}" if name == "session" else name
                 if stats is not None:
                     series.megabytes.setdefault(label, []).append(stats.resident_bytes / 1e6)
+                    series.cpu_s.setdefault(label, []).append(stats.cpu_s)
 
 
 def fitted(seconds: list[float], values: list[float]) -> dict[str, float]:
@@ -120,7 +131,7 @@ def load(
 def overload(options: Options) -> dict[str, Any]:
     """Run it."""
     shown = material(open_capture(CAPTURE), long_side=options.long_side)
-    what = InPlace(shown.frames, shown.cameras)
+    what = shown if options.moving else InPlace(shown.frames, shown.cameras)
     free = "tcp://127.0.0.1:*"
     with tempfile.TemporaryDirectory() as folder:
         config = ServeConfig(
@@ -140,6 +151,7 @@ def overload(options: Options) -> dict[str, Any]:
                 before, began = _done(requests), time.monotonic()
                 load(daemon, what, "lossless", fps=10_000.0, seconds=seconds)
                 speed = (_done(requests) - before) / (time.monotonic() - began)
+            before_it = requests.status(SESSION).keyframes
             series, ended = Series(), threading.Event()
             watching = threading.Thread(target=watch, args=(daemon, ended, series), daemon=True)
             watching.start()
@@ -171,6 +183,16 @@ def overload(options: Options) -> dict[str, Any]:
             zip(("p50", "p95"), np.percentile(client.result.ack_ms, [50, 95]).round(1).tolist())
         ),
         "waiting_max": max(series.waiting),
+        "key_frames": {
+            "before": before_it,
+            "under_overload": status.keyframes - before_it,
+            "long_side_each_10_s": [side for _, side in series.keyframes[::10]],
+        },
+        "cores": {
+            name: round((spent[-1] - spent[0]) / (series.seconds[-1] - series.seconds[0]), 3)
+            for name, spent in series.cpu_s.items()
+            if len(spent) == len(series.seconds)
+        },
         "latency_p95_ms": fitted(series.seconds, series.latency_ms),
         "memory_mb": memory,
         "latency_p95_ms_every_10_s": [round(v) for v in series.latency_ms[::10]],
@@ -188,7 +210,8 @@ def main(options: Options) -> None:
     print(json.dumps(result, indent=1))
     if options.json is not None:
         known = json.loads(options.json.read_text()) if options.json.exists() else {}
-        options.json.write_text(json.dumps({**known, options.policy: result}, indent=1) + "\n")
+        name = f"{options.policy}_moving" if options.moving else options.policy
+        options.json.write_text(json.dumps({**known, name: result}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

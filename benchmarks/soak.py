@@ -1,14 +1,15 @@
 """A long stream through a whole daemon: memory, open files and latency over its second half.
 
-    python benchmarks/soak.py ../shared/captures/hololens_office --minutes 60 --fps 2.8 \
-        --long-side 64 --steps 4 --json benchmarks/results/soak.json
+    python benchmarks/soak.py ../shared/captures/hololens_office --minutes 21 --fps 8 \
+        --long-side 64 --steps 2 --json benchmarks/results/soak.json
 
 Loops the capture, every round in a place of its own (so that map and key frames go on growing to
 their bounds), through one client at `--fps`, lossless, with one subscriber and the live page.
-Prints the slope of each process's resident memory with its standard error, the fewest and most open
-files, and the daemon's own latency (p95 over its latest frames) every minute. Exit code 1 where
-frames are lost, open files grow, or the subscriber does not hold the daemon's map at the end; what
-the slopes mean is for the reader.
+Prints the slope of each process's resident memory with its standard error, what of it stays of each
+key frame (`KEPT_KB`: what there is of a frame for ever, its pose and where its chunk rests), the
+fewest and most open files, and the daemon's own latency (p95 over its latest frames) every minute.
+Exit code 1 where frames are lost, open files or memory grow (by more than that and two standard
+errors, and `NOISE_MB` a minute), or the subscriber does not hold the daemon's map at the end.
 """
 
 from __future__ import annotations
@@ -32,6 +33,10 @@ from streamer.requests import DaemonSilent, RequestRefused
 from streamer.sources import open_capture
 
 EVERY_S = 5.0
+KEPT_KB = {"publisher": 0.5, "session": 2.5, "viewer": 1.0}
+"""Of each key frame, for ever; docs/operations.md, Limits."""
+NOISE_MB = 0.1
+"""A minute: samples are not independent of each other, the standard error takes them to be."""
 
 
 class Latency(threading.Thread):
@@ -43,6 +48,7 @@ class Latency(threading.Thread):
         self._ended = threading.Event()
         self.p95: list[tuple[float, float]] = []
         self.splats: list[tuple[float, int]] = []
+        self.keyframes: list[tuple[float, int]] = []
 
     def run(self) -> None:
         with requests(self._serving) as asking:
@@ -50,6 +56,7 @@ class Latency(threading.Thread):
                 with suppress(RequestRefused, DaemonSilent):
                     status = asking.status(SESSION)
                     self.splats.append((time.monotonic(), status.splats))
+                    self.keyframes.append((time.monotonic(), status.keyframes))
                     if status.latency_ms is not None:
                         self.p95.append((time.monotonic(), status.latency_ms.p95))
 
@@ -83,7 +90,11 @@ def measure(options: argparse.Namespace) -> Report:
             Path(folder),
             refine=True,
             refine_steps=options.steps,
-            budgets={"map_budget": options.map_budget, "resident_budget": options.resident_budget},
+            budgets={
+                "map_budget": options.map_budget,
+                "resident_budget": options.resident_budget,
+                "submaps": options.submaps,
+            },
             viewer_port=0,
         ) as serving,
         requests(serving) as asking,
@@ -119,7 +130,15 @@ def measure(options: argparse.Namespace) -> Report:
             "latency_p95_second_half": latency.slope(middle, ended),
             "memory_second_half": memory.slopes(middle, ended),
         }
+    (_, first), *_, (_, last) = [p for p in latency.keyframes if middle <= p[0] <= ended]
+    each_minute = (last - first) / (options.minutes / 2)
+    report.figures["keyframes_per_minute_second_half"] = round(each_minute, 1)
     for name, figures in report.figures["memory_second_half"].items():
+        grown = figures["mb_per_minute"]
+        figures["kb_per_keyframe"] = round(grown * 1024 / max(each_minute, 1.0), 2)
+        kept = KEPT_KB.get(name, 0.0) * each_minute / 1024
+        flat = grown <= kept + 2 * figures["error"] + NOISE_MB
+        report.expect(flat, f"memory of {name}: {grown} MB a minute")
         fewest, most = figures["open_files"]
         report.expect(most - fewest <= 8, f"open files of {name}: {fewest} to {most}")
     return report
@@ -140,11 +159,12 @@ def main() -> None:
         "--map-budget", type=int, default=60_000, help="splats; small, to be full before half-time"
     )
     made.add_argument("--resident-budget", type=int, default=20_000, help="of them in memory")
+    made.add_argument("--submaps", type=int, default=8, help="of fast weights, likewise")
     made.add_argument(
         "--steps", type=int, default=0, help="refinement steps after each batch; 0: time permitting"
     )
     options = made.parse_args()
-    given = ("minutes", "fps", "long_side", "map_budget", "resident_budget", "steps")
+    given = ("minutes", "fps", "long_side", "map_budget", "resident_budget", "submaps", "steps")
     command = " ".join(f"--{name.replace('_', '-')} {getattr(options, name):g}" for name in given)
     measure(options).finish(f"soak.py {command}", options.json)
 

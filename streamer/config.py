@@ -155,6 +155,9 @@ class SessionConfig:
     resident_budget: int = 120_000
     """At most so many of them in memory, rendered and refined. Beyond it parts out of sight rest
     on the disk, and come back when the camera does."""
+    submaps: int = 48
+    """At most so many sub-maps of fast weights, 0.4 MB each; beyond it the one left longest ago
+    is forgotten."""
     refine: bool = True
     """Optimise the map against its key frames in the time between batches."""
     refine_steps: int = 0
@@ -181,6 +184,7 @@ class SessionConfig:
         _require(
             1 <= self.batch_size <= 64, "session.batch_size", self.batch_size, "is not in 1..64"
         )
+        _require(self.submaps > 0, "session.submaps", self.submaps, "must be positive")
         _require(self.refine_steps >= 0, "session.refine_steps", self.refine_steps, "is negative")
         _require(0 <= self.sh_degree <= 3, "session.sh_degree", self.sh_degree, "is not in 0..3")
         _require(self.save_every >= 0, "session.save_every", self.save_every, "is negative")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from ttt_core.network import NetworkConfig
 from ttt_core.official import load_official
 from ttt_core.stream_model import StreamModel
 from ttt_core.streaming import StreamingConfig, StreamingModel
+from ttt_core.submaps import KEPT_SUBMAPS
 
 PACKAGED = Path(__file__).parent / "weights" / "compact.safetensors"
 """The checkpoint that is shipped."""
@@ -30,13 +32,16 @@ _log = logging.getLogger(__name__)
 
 
 def default_model(
-    weights: str | Path | None = None, device: str | torch.device = "cpu"
+    weights: str | Path | None = None,
+    device: str | torch.device = "cpu",
+    kept_submaps: int = KEPT_SUBMAPS,
 ) -> StreamModel[Any]:
     """The model that `serve` and `run` use.
 
     Args:
         weights: a checkpoint of `splatstream train`, or a released one of tttLRM; "packaged" or
             None: the one that is shipped; "none": the bare prior.
+        kept_submaps: `StreamingConfig.kept_submaps`; released checkpoints have none.
 
     Raises:
         CheckpointError: `weights` cannot be read, or cannot predict splats.
@@ -44,7 +49,7 @@ def default_model(
     path = _path(weights)
     if path not in (None, PACKAGED) and recognise(path) is not CheckpointKind.COMPACT:
         return load_official(path, device)
-    return compact_model(path, device)
+    return compact_model(path, device, kept_submaps)
 
 
 def weights_digest(weights: str | Path | None = None) -> str:
@@ -71,17 +76,22 @@ def _path(weights: str | Path | None) -> Path | None:
     return None if str(weights) == NO_WEIGHTS else Path(weights)
 
 
-def compact_model(path: str | Path | None, device: str | torch.device = "cpu") -> StreamingModel:
+def compact_model(
+    path: str | Path | None,
+    device: str | torch.device = "cpu",
+    kept_submaps: int = KEPT_SUBMAPS,
+) -> StreamingModel:
     """The streaming model with the weights of a compact checkpoint; None: the prior alone.
 
     Raises:
         CheckpointError: no such checkpoint, or one of a network that this program does not have.
     """
     if path is None:
-        model = StreamingModel(StreamingConfig(network=None))
+        model = StreamingModel(StreamingConfig(network=None, kept_submaps=kept_submaps))
     else:
         config, tensors, about = load_compact(path)
-        model = StreamingModel(_streaming_config(config, path))
+        streaming = replace(_streaming_config(config, path), kept_submaps=kept_submaps)
+        model = StreamingModel(streaming)
         assert model.network is not None
         check_coverage(model.network.state_dict(), tensors, path)
         model.network.load_state_dict(tensors)

@@ -32,7 +32,7 @@ from ttt_core.network import PATCH, CompactNetwork, NetworkConfig, NetworkInput,
 from ttt_core.rewriting import aimed, rewritten
 from ttt_core.streaming_state import StreamingState
 from ttt_core.submap import SubmapFrame
-from ttt_core.submaps import Anchor, Submap, bounded, carried, chosen, noted
+from ttt_core.submaps import KEPT_SUBMAPS, Anchor, Submap, bounded, carried, chosen, noted
 from ttt_core.views import Prediction, ViewBatch, posed_images
 
 
@@ -55,7 +55,7 @@ class StreamingConfig:
     """Key frames whose contribution to the memory can still be taken back, at most."""
     submap_reach: float = 4.0
     """How far from where a sub-map opened its fast weights are good for something, in its units."""
-    kept_submaps: int = 48
+    kept_submaps: int = KEPT_SUBMAPS
     """Sub-maps whose fast weights are carried, at most; the one left longest ago is forgotten."""
     moved_at_once: int = 16
     """Of them, how many are rewritten at most by one correction and before each later batch."""

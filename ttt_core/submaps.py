@@ -23,6 +23,8 @@ from ttt_core.submap import SubmapFrame
 
 Float64 = NDArray[np.float64]
 
+KEPT_SUBMAPS = 48
+"""Unless told otherwise."""
 _INSIDE = 0.75
 """Share of the reach within which a sub-map is taken up again."""
 _NEARER = 0.5

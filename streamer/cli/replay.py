@@ -32,6 +32,8 @@ class Options:
     """Let refinement find the frames' cameras as well (`session.refine_poses`)."""
     sh_degree: int = SH_DEGREE
     """As of `splatstream serve` (`session.sh_degree`)."""
+    submaps: int = 48
+    """As `session.submaps` of the daemon."""
     long_side: int = 240
     """Working size: the long side of the pictures in pixels."""
     weights: Path | None = None
@@ -71,10 +73,12 @@ def run(options: Options) -> int:
         refine_steps=options.steps,
         refine_poses=options.refine_poses,
         sh_degree=options.sh_degree,
+        submaps=options.submaps,
     )
     settings = engine_config(ServeConfig(device=options.device, session=session))
     recording = Recording(source, settings.batch)
-    engine = Engine(settings, model=default_model(session.weights, settings.device))
+    model = default_model(session.weights, settings.device, session.submaps)
+    engine = Engine(settings, model=model)
     screen = console()
     if recording.begins:
         screen.print(

@@ -95,6 +95,9 @@ class StatusHeader(UpdateHeader, frozen=True, kw_only=True, omit_defaults=False)
     """Splats in the session's memory, where they are refined."""
     splats_on_disk: UInt = 0
     """Splats out of sight, whether the map still shows them or not."""
+    keyframe_side: UInt | None = None
+    """Long side in pixels that the newest key frames were predicted at: less than that of the
+    frames where time is short."""
     batch_ms: float | None = None
     latency_ms: LatencyMs | None = None
     psnr: float | None = None

@@ -36,7 +36,9 @@ def main() -> int:
     link = ControlLink(run_dir, "session")
     try:
         settings = engine_config(config)
-        engine = Engine(settings, model=default_model(config.session.weights, settings.device))
+        chosen = config.session
+        model = default_model(chosen.weights, settings.device, chosen.submaps)
+        engine = Engine(settings, model=model)
     except CheckpointError as error:
         link.failed("internal", f"session.weights: {error}")
         return 2

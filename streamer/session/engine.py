@@ -99,6 +99,7 @@ class Engine:
         self.publication = Publication(self)
         self._batch_ms = 0.0
         self._step_s = math.inf
+        self._keyframe_side: int | None = None
         self._latencies = Latencies()
 
     def warm_up(self, height: int, width: int) -> None:
@@ -199,6 +200,7 @@ class Engine:
             began = time.monotonic()
             factor = self.pace.reduction(left, *group[0].frame.image.shape[:2])
             small = [judged.reduced(factor) for judged in group]
+            self._keyframe_side = max(small[0].frame.image.shape[:2])
             batch = view_batch([j.frame for j in small], poses, [j.map_depth for j in small])
             with self.outbox.timed("predict"):
                 self.model_state, prediction = self._aside.call(
@@ -366,6 +368,7 @@ class Engine:
             splats=self.refiner.parameters.count + self.residence.shown,
             splats_ready=self.refiner.parameters.count,
             splats_on_disk=sum(chunk.count for chunk in self.residence.resting),
+            keyframe_side=self._keyframe_side,
             batch_ms=self._batch_ms,
             latency_ms=self._latencies.percentiles(),
             psnr=self.refiner.psnr(),

@@ -36,12 +36,14 @@ class Keyframe:
 class SessionStatus:
     """Figures of a session; `latency_ms` is (p50, p95) from receipt to publication, `psnr` the mean
     over recently refined views in dB, `model` what predicts, in words. `splats` are in the map;
-    of these and those that it has dropped, `splats_ready` are in memory, `splats_on_disk` not."""
+    of these and those that it has dropped, `splats_ready` are in memory, `splats_on_disk` not.
+    `keyframe_side` is the long side in pixels that the newest key frames were predicted at."""
 
     keyframes: int
     splats: int
     splats_ready: int
     splats_on_disk: int
+    keyframe_side: int | None
     batch_ms: float
     latency_ms: tuple[float, float] | None
     psnr: float | None

@@ -112,6 +112,7 @@ class SocketOutbox(Outbox):
             splats=status.splats,
             splats_ready=status.splats_ready,
             splats_on_disk=status.splats_on_disk,
+            keyframe_side=status.keyframe_side,
             batch_ms=status.batch_ms,
             latency_ms=None if latency is None else LatencyMs(p50=latency[0], p95=latency[1]),
             psnr=status.psnr,

@@ -49,7 +49,7 @@ def daemon(
     """`splatstream serve` on free ports, ready when entered; its state lies in `folder`.
 
     Args:
-        budgets: of splats, by their names in `SessionConfig`.
+        budgets: of splats and sub-maps, by their names in `SessionConfig`.
     """
     config = ServeConfig(
         ingest="tcp://127.0.0.1:*",

@@ -41,6 +41,7 @@ from viewer.config import ViewerConfig as PageConfig
         ({"session": {"sh_degree": 4}}, ["session.sh_degree", "4", "0..3"]),
         ({"session": {"map_budget": 1}}, ["session.map_budget", "1", "chunk_budget"]),
         ({"device": "gpu"}, ["device", "'gpu'", "cuda"]),
+        ({"session": {"submaps": 0}}, ["session.submaps", "0", "positive"]),
         ({"max_sessions": 0}, ["max_sessions", "0", "positive"]),
         ({"ingest": None}, ["ingest", "None", "a text"]),
         ([1, 2], ["config", "mapping"]),

@@ -158,6 +158,8 @@ def test_a_slow_engine_makes_fewer_key_frames_all_over_the_stream_and_keeps_ever
     slow = engine_that_takes(1.0, 42.0 * 64.0)
     assert 1 < len(slow.keyframes) <= 6 < len(unlimited.keyframes), "one a batch"
     assert max(slow.keyframes) >= 16, "not at the beginning alone"
+    sides = [engine.status().keyframe_side for engine in (slow, unlimited)]
+    assert sides[0] and sides[1] and sides[0] < sides[1] == max(office(0, 1)[0].image.shape)
     assert len(engine_that_takes(1e9, 1.0).keyframes) == 1, "a map begins, whatever it costs"
     assert sorted(slow.refiner.views) == list(range(24)), "the others serve refinement"
     assert slow.frames_done == 24

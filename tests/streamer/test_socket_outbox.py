@@ -130,6 +130,7 @@ def test_figures_that_would_come_late_are_left_out(
         splats=0,
         splats_ready=0,
         splats_on_disk=0,
+        keyframe_side=None,
         batch_ms=0.0,
         latency_ms=None,
         psnr=None,

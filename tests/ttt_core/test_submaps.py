@@ -23,6 +23,7 @@ from ttt_core import (
     load_streaming_state,
     save_streaming_state,
 )
+from ttt_core.default_model import compact_model
 from ttt_core.memory import MemoryState
 from ttt_core.submap import SubmapFrame
 from ttt_core.submaps import Anchor, Submap, bounded, chosen
@@ -113,6 +114,7 @@ def test_what_is_carried_is_bounded() -> None:
     for number in range(6, 9):
         state, _ = model.stream(state, room(number, 0))
     assert state.nbytes == size
+    assert compact_model(None, kept_submaps=3).config.kept_submaps == 3
     with pytest.raises(ConfigError, match="kept_submaps"):
         StreamingConfig(kept_submaps=0)
     with pytest.raises(ConfigError, match="submap_reach"):

@@ -71,6 +71,22 @@ def add(into: SplatMap, seq: int) -> int:
     )
 
 
+def test_old_key_frames_leave_the_page_unless_the_map_has_them(
+    feed: Feed, voice: SessionVoice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("viewer.feed.NEWEST", 2)
+    source = SplatMap()
+    voice.begin(source.snapshot)
+    add(source, 1)
+    voice.publish(source.drain_updates())
+    voice.say_status(state="streaming")
+    for seq in (0, 1, 2, 3, 4):
+        voice.say_keyframe(seq, np.eye(4), None, b"")
+    add(source, 4)
+    voice.publish(source.drain_updates())
+    until(feed, lambda s: [k.seq for k in s.keyframes] == [1, 3, 4], voice)
+
+
 def test_a_feed_takes_the_session_there_is(
     feed: Feed, publisher: PublisherProcess, voice: SessionVoice
 ) -> None:
