@@ -345,7 +345,7 @@ class Engine:
         """Bring what is worked on to where readers were told that it is."""
         while (announced := self.ahead.take()) is not None:
             with self.outbox.timed("follow"):
-                follow(self, announced)
+                follow(self, announced, self._aside, attend)
             self.publication.due(attend)
 
     def reset(self) -> None:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from gs_decoder.refine import Refiner, offset_motion
 from streamer.session.ahead import Ahead, Announced
+from streamer.session.aside import Aside, Attend
 from streamer.session.corrections import Moved, Trajectory, rigid, scale_of
 from streamer.session.keyframe_table import KeyframeTable
 from streamer.session.keyframes import KeyframeSelector
@@ -69,8 +70,12 @@ def shown_cameras(work: Work, cameras: Mapping[int, Float64]) -> dict[int, Float
     return shown
 
 
-def follow(work: Work, announced: Announced) -> None:
-    """Take along what is refined, what it is refined against, and what later batches build on."""
+def follow(work: Work, announced: Announced, aside: Aside, attend: Attend) -> None:
+    """Take along what is refined, what it is refined against, and what later batches build on.
+
+    Args:
+        attend: called while a thread moves the model's memory, which takes as long as a batch.
+    """
     if not announced.moved.seqs:
         return
     cameras, growth = announced.cameras, announced.moved.growth()
@@ -81,4 +86,5 @@ def follow(work: Work, announced: Announced) -> None:
     work.refiner.move_views(cameras, growth)
     key_cameras = {seq: cameras[seq] for seq in work.keyframes.those(cameras)}
     work.selector.move(key_cameras)
-    work.model_state = work.model.move(work.model_state, key_cameras, growth)
+    # The last one: what is announced meanwhile finds all the others where this correction has them.
+    work.model_state = aside.call(attend, work.model.move, work.model_state, key_cameras, growth)

@@ -219,6 +219,36 @@ def test_readers_are_told_while_a_long_step_is_done(tmp_path: Path) -> None:
     twin.close()
 
 
+def test_readers_are_told_while_the_memory_follows_another_correction(tmp_path: Path) -> None:
+    (engine, reader), (twin, _) = (fresh(tmp_path / name) for name in ("one", "two"))
+    told = []
+
+    def correct(one: Engine, revision: int) -> None:
+        shift = np.eye(4)
+        shift[2, 3] = -revision
+        one.announce_poses(revision, {0: shift @ one.trajectory.pose(0)}, by="seq", upto=None)
+
+    def attend(under_way: Future[Any] | None) -> None:
+        if under_way is not None and not told:
+            came = len(reader.log)
+            correct(engine, 2)
+            told.extend(reader.log[came:])
+
+    for one in (engine, twin):
+        one.process(frames_of(0))
+        correct(one, 1)
+    engine.follow_poses(attend)
+    twin.follow_poses()
+    correct(twin, 2)
+    twin.follow_poses()
+    (update,) = told
+    assert isinstance(update, MoveUpdate)
+    assert engine.ahead.take() is None
+    same(engine_state(engine), engine_state(twin))
+    engine.close()
+    twin.close()
+
+
 def test_readers_are_told_between_portions_of_a_publication(tmp_path: Path) -> None:
     engine, reader = make_engine(model=MODEL, chunk_budget=60, refine_steps=2)
     frames = [wall_frame(seq, 2.0 * seq) for seq in range(PORTION + 4)]
