@@ -4,7 +4,9 @@
                                     [--frames 0:150] [--only NAME...] [--out RESULT.json]
 
 All frames of a capture but the held-out ones go through the engine without refinement, once; from
-there every variant refines by steps, so that the machine's load changes nothing but the time.
+there every variant refines by steps, so that the machine's load changes nothing but the time. Every
+number of steps is a run of its own, as rates fall towards its end; 0: until it has settled, as a
+daemon does when frames pause, which knows no end before.
 PSNR and SSIM as `splatstream eval` has them, means over held-out views and seeds.
 """
 
@@ -15,7 +17,7 @@ import dataclasses
 import json
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,7 @@ from gs_decoder.refine import (
     restore_refiner,
 )
 from gs_decoder.refine.renderers import NumbaViewRenderer
+from gs_decoder.refine.schedule import RateSchedule
 from streamer.config import ServeConfig, SessionConfig
 from streamer.evaluation.methods import build_model
 from streamer.hardware import hardware
@@ -46,8 +49,9 @@ from streamer.session.threads import use_all_cores
 from streamer.sources import CaptureFrame, open_capture
 from streamer.sources.capture import parse_range
 
-VARIANTS: dict[str, dict[str, float]] = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "as it is": {},
+    "rates never fall": {"schedule": RateSchedule(rest=1.0)},
     "views drawn, no turns": {},
     "no gains": {"gain_step": 0.0},
     "gains not held": {"gain_hold": 0.0},
@@ -89,40 +93,41 @@ class Start:
     given: Sequence[CaptureFrame]
     held_out: HeldOut
 
-    def refined(self, name: str, seed: int, steps: Sequence[int]) -> Iterator[dict[str, float]]:
-        """Scores after each number of steps."""
+    def refined(self, name: str, seed: int, steps: int) -> dict[str, float]:
+        """Scores after so many steps; 0: when it has settled."""
         config = dataclasses.replace(RefineConfig(seed=seed), **VARIANTS[name])
         work = Refiner(NumbaViewRenderer(config.workers), config)
         own = {"random": work._random.getstate(), "chance": work._chance.bit_generator.state}
+        own["convergence"] = dataclasses.asdict(work.convergence)
         state = RefinerState(self.state.arrays, {**self.state.figures, **own})
         views = {key: dataclasses.replace(view) for key, view in self.views.items()}
         restore_refiner(work, state, views)
+        began, cpu_began = time.perf_counter(), time.process_time()
         with drawn() if name == "views drawn, no turns" else contextlib.nullcontext():
-            took = cpu = 0.0
-            for mark in steps:
-                began, cpu_began = time.perf_counter(), time.process_time()
-                while work.steps < mark:
-                    work.step()
-                took += time.perf_counter() - began
-                cpu += time.process_time() - cpu_began
-                world = WorldSplats(work.parameters.splats(), work.origin)
-                given = self.held_out.neighbours
-                offsets = {self.given[seq].index: off for seq, off in work.offsets.items()}
-                scores = score(world, self.held_out.views, given, work.background, offsets=offsets)
-                moved = np.array(list(work.offsets.values()) or np.zeros((1, 6)))
-                yield {
-                    "psnr": scores.mean("psnr") or math.nan,
-                    "psnr_gain": scores.mean("psnr_gain") or math.nan,
-                    "ssim_gain": scores.mean("ssim_gain") or math.nan,
-                    "psnr_gain_poses": scores.mean("psnr_gain_poses") or math.nan,
-                    "ssim_gain_poses": scores.mean("ssim_gain_poses") or math.nan,
-                    "turned_deg": float(np.degrees(_rms(moved[:, :3]))),
-                    "shifted": _rms(moved[:, 3:]),
-                    "splats": work.parameters.count,
-                    "steps_per_second": mark / took,
-                    "cpu_ms_per_step": 1e3 * cpu / mark,
-                }
+            while not work.convergence.reached if steps == 0 else work.steps < steps:
+                work.step(work.steps / steps if steps else 0.0)
+        took, cpu = time.perf_counter() - began, time.process_time() - cpu_began
+        world = WorldSplats(work.parameters.splats(), work.origin)
+        given = self.held_out.neighbours
+        offsets = {self.given[seq].index: off for seq, off in work.offsets.items()}
+        scores = score(world, self.held_out.views, given, work.background, offsets=offsets)
+        moved = np.array(list(work.offsets.values()) or np.zeros((1, 6)))
+        shown = [view.psnr for view in work.views.values() if view.psnr is not None]
         work.close()
+        return {
+            "psnr": scores.mean("psnr") or math.nan,
+            "psnr_gain": scores.mean("psnr_gain") or math.nan,
+            "ssim_gain": scores.mean("ssim_gain") or math.nan,
+            "psnr_gain_poses": scores.mean("psnr_gain_poses") or math.nan,
+            "ssim_gain_poses": scores.mean("ssim_gain_poses") or math.nan,
+            "psnr_given": float(np.mean(shown)),
+            "turned_deg": float(np.degrees(_rms(moved[:, :3]))),
+            "shifted": _rms(moved[:, 3:]),
+            "splats": work.parameters.count,
+            "steps": work.steps,
+            "steps_per_second": work.steps / took,
+            "cpu_ms_per_step": 1e3 * cpu / work.steps,
+        }
 
 
 def _rms(vectors: np.ndarray) -> float:
@@ -176,9 +181,8 @@ def main(options: Options) -> None:
         at = start(path, options)
         rows = result["captures"].setdefault(path.name, {})
         for name in options.only:
-            runs = [list(at.refined(name, seed, options.steps)) for seed in options.seeds]
-            for place, steps in enumerate(options.steps):
-                scores = [run[place] for run in runs]
+            for steps in options.steps:
+                scores = [at.refined(name, seed, steps) for seed in options.seeds]
                 row = {key: round(float(np.mean([s[key] for s in scores])), 3) for key in scores[0]}
                 row = {key: value for key, value in row.items() if not math.isnan(value)}
                 row["psnr_gain_by_seed"] = [round(s["psnr_gain"], 2) for s in scores]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
 import time
@@ -65,6 +66,13 @@ class RunPlan:
             return SHARE * frames / self.rate
         aim = self.time_limit if self.aim is None else self.aim
         return SHARE * aim * frames / len(self.given)
+
+    def share_gone(self, last: float, now: float) -> float:
+        """Of the time that refinement has after the last frame, taken in at `last` seconds; 0 where
+        no end is known, as with a camera, which might go on."""
+        if self.rate > 0.0 or math.isinf(self.time_limit):
+            return 0.0
+        return (now - last) / max(self.time_limit - last, 1e-9)
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,7 +255,7 @@ def run_capture(
             tell()
             use_time_until(plan.next_batch_at(frames_in, batch))
         while engine.wants_refinement and not over():
-            engine.refine()
+            engine.refine(share=plan.share_gone(stream_seconds, time.monotonic() - started))
             tell()
     finally:
         reader.close()

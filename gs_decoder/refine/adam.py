@@ -4,9 +4,10 @@ Only splats that a step's views touched move (the "selective Adam" of Taming 3DG
 2024): a stream looks at a part of its map, and moments of the rest must not drift. Each splat
 counts its own steps, so a splat that was added late gets the bias correction of its own age.
 
-A stream has no end that rates could fall towards, so they stay high and splats never come to rest.
-What is shown is therefore an average over the last of each splat's own steps, with weights that
-need no horizon either (polynomial decay, Shamir and Zhang, arXiv 1212.1824, section 4).
+A stream has no end that rates could fall towards (they do where one is in sight: `schedule`), so
+they stay high and splats do not come to rest. What is shown is therefore an average over the last
+of each splat's own steps, with weights that need no horizon either (polynomial decay, Shamir and
+Zhang, arXiv 1212.1824, section 4).
 """
 
 from __future__ import annotations

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from gs_decoder.refine.schedule import RateSchedule
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -10,6 +12,7 @@ class RefineConfig:
     """Rates are per step; those of means are in units of the splat's own size.
 
     Attributes:
+        schedule: how they fall towards an end.
         eager_opacity, eager_color: factors on the rates of a new and faint splat (see `adam_rows`):
             fillers of holes know neither their place nor their colour yet.
         settling: steps of its own by which half of that is gone.
@@ -39,6 +42,7 @@ class RefineConfig:
     rate_opacity: float = 8e-2
     rate_color: float = 1.5e-2
     rate_sh: float = 3e-3
+    schedule: RateSchedule = field(default_factory=RateSchedule)
     eager_opacity: float = 5.0
     eager_color: float = 8.0
     settling: float = 50.0

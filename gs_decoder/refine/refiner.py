@@ -61,7 +61,7 @@ class Refiner:
             self.config.pose_step, self.config.pose_hold, self.config.pose_bound
         )
         self.steps = 0
-        self.convergence = Convergence()
+        self.convergence = Convergence(self.config.schedule.hold)
         self._renderer = renderer
         self._recent: deque[int] = deque(maxlen=self.config.recent_views)
         self._random = random.Random(self.config.seed)
@@ -199,11 +199,18 @@ class Refiner:
 
     # Steps -----------------------------------------------------------------------------------
 
-    def step(self) -> float | None:
-        """One Adam step over a view per worker; the mean loss, or None with nothing to do."""
+    def step(self, share: float = 0.0) -> float | None:
+        """One Adam step over a view per worker; the mean loss, or None with nothing to do.
+
+        Args:
+            share: of the steps to a known end, those made; 0 where nobody knows one. Rates fall
+                towards it, or towards that of `convergence` where that is closer.
+        """
         if not self.views or self.parameters.count == 0:
             return None
         self._fit_buffers()
+        share = max(share, self.convergence.share)
+        rates = self._rates * np.float32(self.config.schedule.factor(share))
         views = choose_views(
             list(self.views.values()),
             self.config.workers,
@@ -219,7 +226,7 @@ class Refiner:
         count = self.parameters.count
         bounds = np.linspace(0, count, self.config.workers + 1).astype(int)
         spans = list(pairwise(bounds.tolist()))
-        list(self._pool.map(lambda span: self._update_rows(span, results), spans))
+        list(self._pool.map(lambda span: self._update_rows(span, results, rates), spans))
         self.steps += 1
         for view, result in zip(views, results):
             self._learn_of(view, result)
@@ -324,7 +331,9 @@ class Refiner:
             find_pose=self.config.refine_poses and view.visits >= self.config.pose_after,
         )
 
-    def _update_rows(self, span: tuple[int, int], results: list[ViewGradient]) -> None:
+    def _update_rows(
+        self, span: tuple[int, int], results: list[ViewGradient], rates: Float32
+    ) -> None:
         first, last = span
         parameters = self.parameters
         for number, result in enumerate(results):
@@ -362,7 +371,7 @@ class Refiner:
             parameters.steps,
             self._gradient,
             self._seen,
-            self._rates,
+            rates,
             self._eagerness,
             self.config.settling,
             self.config.average_tail,

@@ -268,19 +268,23 @@ class Engine:
         exactly, progress = self.config.idle_steps, self.refiner.convergence
         return progress.reached if exactly is None else progress.steps >= exactly
 
-    def refine(self, attend: Attend = attend_to_nothing) -> None:
+    def refine(self, attend: Attend = attend_to_nothing, *, share: float = 0.0) -> None:
         """One refinement step; publishes some refined chunks now and then, and when it is done.
 
         Args:
             attend: called while a thread does the step, if the last one was long, and between what
                 is published. What it announces is to be followed (`follow_poses`) before the next
                 step.
+            share: of the time after the last frame, what is gone; 0 where nobody knows of a last
+                one. With `idle_steps` it is known.
         """
         settled = self._settled and not self.config.refine_steps
         if not settled:
+            if exactly := self.config.idle_steps:
+                share = self.refiner.convergence.steps / exactly
             began, long = time.monotonic(), self._step_s > WAITED_FOR_S
             with self.outbox.timed("refine"):
-                self._aside.call(attend if long else attend_to_nothing, self.refiner.step)
+                self._aside.call(attend if long else attend_to_nothing, self.refiner.step, share)
             self._step_s = time.monotonic() - began
         self.publication.some(attend, at_once=settled)
 

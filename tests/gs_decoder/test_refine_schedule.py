@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
+from itertools import pairwise
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gs_decoder import Splats
 from gs_decoder.refine import RefineConfig, Refiner, RefineView, refiner_state, restore_refiner
 from gs_decoder.refine.choice import choose_views
 from gs_decoder.refine.convergence import Convergence
 from gs_decoder.refine.renderers import NumbaViewRenderer
+from gs_decoder.refine.schedule import RateSchedule
 
 K = np.array([[20.0, 0, 12], [0, 20.0, 8], [0, 0, 1]])
 IMAGE = np.zeros((16, 24, 3), np.uint8)
@@ -91,9 +96,9 @@ def run_down(levels, views=10, **options):
 def test_refinement_ends_when_nothing_is_gained_and_not_while_something_is():
     assert run_down(lambda n: 20.0 + 0.05 * n) is None
     rising = run_down(lambda n: 30.0 - 10.0 * np.exp(-n / 20.0), least_gain=0.1, patience=6)
-    # 10 exp(-n / 20) loses 0.1 dB in six passes from n = 66 on.
-    assert rising == pytest.approx(72, abs=8)
-    assert run_down(lambda n: 25.0 + 0.01 * np.sin(7 * n)) <= 8
+    # 10 exp(-n / 20) loses 0.1 dB in six passes from n = 66 on; rates fall over a third as many.
+    assert rising == pytest.approx(72 / 0.75, abs=11)
+    assert run_down(lambda n: 25.0 + 0.01 * np.sin(7 * n)) <= 8 / 0.75
 
 
 def test_what_is_new_starts_it_again_and_a_saved_state_goes_on():
@@ -108,6 +113,7 @@ def test_what_is_new_starts_it_again_and_a_saved_state_goes_on():
     renderer = NumbaViewRenderer(1)
     one = Refiner(renderer, RefineConfig(workers=1))
     one.convergence.levels, one.convergence.counted = [20.0, 21.0], 7
+    one.convergence.steps, one.convergence.level_at = 500, 450
     other = Refiner(renderer, RefineConfig(workers=1))
     restore_refiner(other, refiner_state(one), {})
     assert other.convergence == one.convergence
@@ -121,8 +127,109 @@ def test_new_views_and_moved_chunks_are_something_to_learn_from():
         lambda: refiner.add_view(some_views([None])[0]),
         lambda: refiner.move_chunks({3: np.eye(4)}),
     ):
-        refiner.convergence.levels = [20.0] * 30
+        refiner.convergence.steps, refiner.convergence.level_at = 700, 400
         assert refiner.convergence.reached
         change()
-        assert not refiner.convergence.reached
+        assert refiner.convergence.share == 0.0 and not refiner.convergence.reached
     refiner.close()
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.floats(0.05, 0.95),
+    st.floats(0.01, 1.0),
+    st.lists(st.floats(0.0, 3.0), min_size=2, max_size=30),
+)
+def test_rates_are_held_and_fall_to_their_rest(hold, rest, shares):
+    schedule = RateSchedule(hold=hold, rest=rest)
+    factors = [schedule.factor(share) for share in sorted(shares)]
+    assert all(later <= sooner for sooner, later in pairwise(factors))
+    assert all(rest * (1 - 1e-9) <= factor <= 1.0 for factor in factors)
+    assert schedule.factor(0.0) == schedule.factor(hold) == 1.0
+    assert schedule.factor(hold + 1e-9) == pytest.approx(1.0, rel=1e-4)
+    assert schedule.factor(1.0) == schedule.factor(9.0) == pytest.approx(rest)
+    # The same share of what is left always takes off the same factor.
+    third = (1.0 - hold) / 3.0
+    fall = [schedule.factor(hold + n * third) for n in range(4)]
+    assert np.allclose(np.diff(np.log(fall)), np.log(rest) / 3.0)
+
+
+@pytest.mark.parametrize("wrong", [{"hold": 0.0}, {"hold": 1.0}, {"rest": 0.0}, {"rest": 2.0}])
+def test_a_schedule_that_rises_is_refused(wrong):
+    with pytest.raises(ValueError, match="fall"):
+        RateSchedule(**wrong)
+
+
+def stepping(seed=0):
+    """A refiner that has something to learn."""
+    refiner = Refiner(NumbaViewRenderer(2), RefineConfig(seed=seed))
+    rng = np.random.default_rng(seed)
+    count = 60
+    refiner.add_splats(
+        4,
+        Splats(
+            means=torch.tensor(
+                rng.uniform([-1, -1, 2], [1, 1, 3], (count, 3)), dtype=torch.float32
+            ),
+            quats_wxyz=torch.tensor([[1.0, 0, 0, 0]] * count),
+            scales=torch.full((count, 3), 0.1),
+            opacities=torch.full((count,), 0.5),
+            sh=torch.zeros((count, 1, 3)),
+        ),
+    )
+    for key in range(4):
+        image = rng.integers(0, 255, IMAGE.shape).astype(np.uint8)
+        refiner.add_view(RefineView(key=key, image=image, K=K, c2w=np.eye(4)))
+    return refiner
+
+
+def moved_by(share, level_at=None):
+    """How far the first step moves each splat's parameters."""
+    refiner = stepping()
+    if level_at is not None:
+        refiner.convergence.steps, refiner.convergence.level_at = 1000, level_at
+    before = refiner.parameters.rows[:60].astype(np.float64)
+    refiner.step(share)
+    moved = refiner.parameters.rows[:60] - before
+    refiner.close()
+    return moved
+
+
+def test_a_step_goes_as_far_as_the_schedule_says():
+    config = RefineConfig().schedule
+    free = moved_by(0.0)
+    assert np.abs(free).max() > 1e-3
+    for share, level_at, factor in (
+        (config.hold, None, 1.0),
+        (1.0, None, config.rest),
+        (7.0, None, config.rest),
+        (0.0, 1000, 1.0),
+        (0.0, 500, config.rest),
+        (0.2, 500, config.rest),
+        (1.0, 1000, config.rest),
+    ):
+        assert np.allclose(moved_by(share, level_at), factor * free, rtol=1e-3, atol=1e-5)
+
+
+def test_a_saved_state_goes_on_where_rates_had_fallen_to():
+    """To the bit, beyond the end, and up again with a new view."""
+    one = stepping()
+    for _ in range(9):
+        one.step()
+    one.convergence.level_at = one.convergence.steps
+    for _ in range(2):
+        one.step()
+    assert one.config.schedule.hold < one.convergence.share < 1.0
+    other = Refiner(NumbaViewRenderer(2), one.config)
+    views = {key: dataclasses.replace(view) for key, view in one.views.items()}
+    restore_refiner(other, refiner_state(one), views)
+    for place in range(8):
+        if place == 5:
+            for refiner in (one, other):
+                refiner.add_view(RefineView(key=9, image=IMAGE, K=K, c2w=np.eye(4)))
+                assert refiner.convergence.share == 0.0
+        one.step()
+        other.step()
+        assert np.array_equal(one.parameters.rows[:60], other.parameters.rows[:60])
+    one.close()
+    other.close()

@@ -191,9 +191,9 @@ def test_readers_are_told_while_a_long_step_is_done(tmp_path: Path) -> None:
         one.process(frames_of(0))
     step = engine.refiner.step
 
-    def held() -> float | None:
+    def held(share: float) -> float | None:
         assert may.wait(60)
-        return step()
+        return step(share)
 
     def correct(one: Engine) -> None:
         one.announce_poses(1, {0: shift @ one.trajectory.pose(0)}, by="seq", upto=None)
