@@ -15,6 +15,8 @@ _YOUNG = 20_000
 _EVERY_S = 10.0
 _WHOLE_EVERY_S = 600.0
 """Among what is passed over garbage may come about too."""
+_WHOLE_AT_LAST_S = 3600.0
+"""The same where a process is never idle."""
 
 
 def settle() -> None:
@@ -27,21 +29,26 @@ def settle() -> None:
 
 
 class QuietTimes:
-    """Searches when a process has nothing to do, but not all the time.
+    """Searches when nobody waits for a process, but not all the time.
 
     Times are in seconds of any one clock that does not go back.
     """
 
     def __init__(self, now: float) -> None:
         settle()
-        self._due, self._whole_due = now + _EVERY_S, now + _WHOLE_EVERY_S
+        self._searched, self._whole = now, now
 
-    def use(self, now: float) -> None:
-        """Nothing waits at this moment."""
-        if now < self._due:
+    def use(self, now: float, *, idle: bool = True) -> None:
+        """Nothing waits at this moment.
+
+        Args:
+            idle: nor is anything expected soon; else what is passed over is looked at only when
+                that can be put off no longer.
+        """
+        if now - self._searched < _EVERY_S:
             return
-        if now >= self._whole_due:
-            self._whole_due = now + _WHOLE_EVERY_S
+        if now - self._whole >= (_WHOLE_EVERY_S if idle else _WHOLE_AT_LAST_S):
+            self._whole = now
             gc.unfreeze()
         settle()
-        self._due = now + _EVERY_S
+        self._searched = now

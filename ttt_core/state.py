@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.numpy import save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from ttt_core.errors import StateMismatchError
@@ -126,11 +127,14 @@ class ReconstructorState:
 
 
 def write_tensors(tensors: Mapping[str, Tensor], path: str | Path) -> None:
-    """Write `tensors` as safetensors, whole or not at all (written aside, then renamed)."""
+    """Write `tensors` as safetensors, whole or not at all (written aside, then renamed).
+
+    Of types that numpy has, so no bfloat16: safetensors.torch makes a ctypes type for every size of
+    tensor that it meets, and Python keeps those for ever, some 3 kB each.
+    """
     path = Path(path)
     aside = path.with_name(path.name + ".part")
-    # safetensors refuses tensors that share storage, which expanded or aliased states may do
-    save_file({name: t.detach().cpu().clone().contiguous() for name, t in tensors.items()}, aside)
+    save_file({name: t.detach().cpu().contiguous().numpy() for name, t in tensors.items()}, aside)
     os.replace(aside, path)
 
 

@@ -55,28 +55,36 @@ def adam_rows(
     Colours may fall below 0, although whoever shows the map clamps them: clamping them after
     every step cost 2.7 dB held-out on `skull` (one seed; why was not looked into).
     """
+    # float32 throughout and no branch in the inner loop: so that it becomes vector instructions.
+    one = np.float32(1.0)
+    keep1, keep2, tiny = np.float32(beta1), np.float32(beta2), np.float32(epsilon)
+    take1, take2 = one - keep1, one - keep2
+    columns = rows.shape[1]
+    factors = np.ones(columns, np.float32)
     for n in range(first, last):
         if not seen[n]:
             continue
         steps[n] += 1
         age = float(steps[n])
-        correct1 = 1.0 / (1.0 - math.pow(beta1, age))
-        correct2 = 1.0 / (1.0 - math.pow(beta2, age))
+        correct1 = np.float32(1.0 / (1.0 - math.pow(beta1, age)))
+        correct2 = np.float32(1.0 / (1.0 - math.pow(beta2, age)))
         doubt = 1.0 / (1.0 + math.exp(rows[n, LOGIT]))
-        eager = doubt * settling / (settling + age)
-        size = math.exp((rows[n, 7] + rows[n, 8] + rows[n, 9]) / 3.0)
-        share = max(tail / (age - 1.0 + tail), 1.0 / longest)
-        for k in range(rows.shape[1]):
-            g = gradient[n, k]
-            m = beta1 * moment1[n, k] + (1.0 - beta1) * g
-            v = beta2 * moment2[n, k] + (1.0 - beta2) * g * g
-            moment1[n, k] = m
-            moment2[n, k] = v
-            rate = rates[k] * (1.0 + (eagerness[k] - 1.0) * eager)
-            if k < 3:
-                rate *= size
-            rows[n, k] -= rate * (m * correct1) / (math.sqrt(v * correct2) + epsilon)
-            average[n, k] += share * (rows[n, k] - average[n, k])
+        eager = np.float32(doubt * settling / (settling + age))
+        size = np.float32(math.exp((rows[n, 7] + rows[n, 8] + rows[n, 9]) / 3.0))
+        factors[0] = factors[1] = factors[2] = size
+        share = np.float32(max(tail / (age - 1.0 + tail), 1.0 / longest))
+        row, shown, slope = rows[n], average[n], gradient[n]
+        mean1, mean2 = moment1[n], moment2[n]
+        for k in range(columns):
+            g = slope[k]
+            m = keep1 * mean1[k] + take1 * g
+            v = keep2 * mean2[k] + take2 * (g * g)
+            mean1[k] = m
+            mean2[k] = v
+            rate = factors[k] * rates[k] * (one + (eagerness[k] - one) * eager)
+            moved = row[k] - rate * (m * correct1) / (np.sqrt(v * correct2) + tiny)
+            row[k] = moved
+            shown[k] += share * (moved - shown[k])
 
 
 @numba.njit(nogil=True, cache=True)

@@ -104,6 +104,7 @@ class SessionProcess:
             "weights": weights_digest(config.session.weights),
         }
         self._writer = StateWriter(self.folder, parse_keep(config.journal.keep))
+        self._quiet = QuietTimes(time.monotonic())
         self._orders: list[int] = []
         """SAVEs that wait until what they are to hold is published, which is done in portions."""
         self._to_publish: set[int] = set()
@@ -137,7 +138,6 @@ class SessionProcess:
         else:
             self._outbox.go_on(self._first_number)
         self._tell(force=True)
-        quiet = QuietTimes(time.monotonic())
         while not self._stopping:
             wants = self.engine.wants_refinement and not self._orders
             turn = wants and self._turns.may_refine(time.monotonic())
@@ -156,7 +156,7 @@ class SessionProcess:
             elif self._state() == "idle":
                 if self._save_every:
                     self._save_by_itself()
-                quiet.use(time.monotonic())
+                self._quiet.use(time.monotonic())
             self._answer_saves()
             self._tell()
         self._outbox.flush(_LAST_WORDS_S)
@@ -247,6 +247,8 @@ class SessionProcess:
                 give_back()
             if self._save_every and self._unsaved >= self._save_every:
                 self._save_by_itself()
+            # A stream leaves no idle moment; right after a batch nobody waits.
+            self._quiet.use(time.monotonic(), idle=False)
         self._tell(force=True)
         self._publish_status()
 

@@ -59,3 +59,17 @@ def test_what_goes_on_living_is_looked_at_again_only_now_and_then() -> None:
     quiet.use(600.0)
     assert not alive(ring)
     assert gc.get_freeze_count() > 0
+
+
+def test_a_process_that_is_never_idle_looks_at_all_of_it_in_the_end() -> None:
+    kept = Ring()
+    ring = weakref.ref(kept)
+    quiet = QuietTimes(0.0)
+    young = weakref.ref(Ring())
+    quiet.use(10.0, idle=False)
+    assert not alive(young)
+    del kept
+    quiet.use(3590.0, idle=False)
+    assert alive(ring)
+    quiet.use(3600.0, idle=False)
+    assert not alive(ring)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from ttt_core import (
     save_streaming_state,
 )
 from ttt_core.network import MEMORIES
+from ttt_core.state import write_tensors
 
 
 @pytest.mark.parametrize("memory", MEMORIES)
@@ -121,3 +123,11 @@ def test_a_record_holds_its_own_tensors() -> None:
         for name, tensor in record.to_tensors().items():
             held = tensor.untyped_storage().nbytes()
             assert held == tensor.numel() * tensor.element_size(), name
+
+
+def test_writing_tensors_of_every_size_leaves_no_types_behind(tmp_path: Path) -> None:
+    """A type of ctypes for each size would stay for ever: a daemon saves for weeks."""
+    before = len(ctypes._pointer_type_cache)
+    for size in range(1, 20):
+        write_tensors({"state": torch.zeros(size)}, tmp_path / "state.safetensors")
+    assert len(ctypes._pointer_type_cache) == before
