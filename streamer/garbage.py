@@ -1,4 +1,5 @@
-"""Python's search for objects that only keep each other alive, at moments when nobody waits.
+"""Python's search for objects that only keep each other alive, and free memory given back to the
+system, at moments when nobody waits.
 
 A whole search looks at every container in a process, and nothing else runs meanwhile: libraries
 alone make that a tenth of a second and more. What was looked at once and goes on living is passed
@@ -9,6 +10,8 @@ whatever is done, find little to look at. Everything else is freed at once, froz
 from __future__ import annotations
 
 import gc
+
+from streamer.allocator import give_back
 
 _YOUNG = 20_000
 """Containers that come before a search of the new ones alone: one header may bring thousands."""
@@ -29,7 +32,7 @@ def settle() -> None:
 
 
 class QuietTimes:
-    """Searches when nobody waits for a process, but not all the time.
+    """Searches, and gives memory back, when nobody waits for a process, but not all the time.
 
     Times are in seconds of any one clock that does not go back.
     """
@@ -51,4 +54,5 @@ class QuietTimes:
             self._whole = now
             gc.unfreeze()
         settle()
+        give_back()
         self._searched = now

@@ -21,7 +21,6 @@ from typing import Any
 import msgspec
 import zmq
 
-from streamer.allocator import give_back
 from streamer.config import ServeConfig
 from streamer.frames import Frame
 from streamer.garbage import QuietTimes
@@ -65,8 +64,6 @@ _FULL_POLL_MS = 5
 _LAST_WORDS_S = 1.0
 """How long a session that ends waits for the publisher to take the rest."""
 _STREAMING_S = 2.0
-_GIVE_BACK_EVERY = 60
-"""Batches after which memory that nothing uses goes back to the system."""
 _MEANWHILE = frozenset({PosesForward.KIND, CountsUpdate.KIND})
 """What is of use in the middle of a batch."""
 
@@ -109,7 +106,6 @@ class SessionProcess:
         """SAVEs that wait until what they are to hold is published, which is done in portions."""
         self._to_publish: set[int] = set()
         """Chunks."""
-        self._batches = 0
         self._unsaved = 0
         """Batches and corrections since the last state."""
         self._next_seq = 0
@@ -242,9 +238,6 @@ class SessionProcess:
                 self.engine.process(frames, seconds=seconds, attend=self._attend)
             self._batch_at = time.monotonic()
             self._unsaved += 1
-            self._batches += 1
-            if self._batches % _GIVE_BACK_EVERY == 0:
-                give_back()
             if self._save_every and self._unsaved >= self._save_every:
                 self._save_by_itself()
             # A stream leaves no idle moment; right after a batch nobody waits.
