@@ -11,7 +11,7 @@ import zmq
 
 from streamer.config import read_run_config
 from streamer.control import ControlLink
-from streamer.garbage import settle
+from streamer.garbage import begin
 from streamer.metrics.instruments import set_up_metrics
 from streamer.processes import set_up_logging
 from streamer.protocol.links import Assign
@@ -44,7 +44,7 @@ def main() -> int:
         return 2
     long_side = config.session.long_side
     engine.warm_up(long_side * 2 // 3, long_side)
-    settle()
+    begin()
     link.ready({})
     poller = zmq.Poller()
     poller.register(link.socket, zmq.POLLIN)
