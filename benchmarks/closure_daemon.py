@@ -20,7 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from streamer import Client, PoseClient, Requests, Subscriber
 from streamer.config import MetricsConfig, ServeConfig, SessionConfig, ViewerConfig
 from streamer.daemon_process import DaemonProcess
-from streamer.garbage import settle
+from streamer.garbage import begin
 from streamer.load import Material
 from streamer.protocol.update_headers import MoveHeader, topic
 from streamer.requests import RequestRefused
@@ -235,7 +235,7 @@ def _corrected(
     # Above those of earlier runs with the same session.
     first = int(time.time())
     # As a process may that others wait for: Python's search for garbage would look at all of torch.
-    settle()
+    begin()
     watcher, listener = Watcher(reader), Listener(process.addresses["updates"])
     with (
         filming.filming(options.fps),
