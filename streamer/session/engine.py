@@ -50,9 +50,9 @@ from ttt_core.stream_model import StreamModel
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 
-WAITED_FOR_S = 0.03
-"""Steps of refinement that take no longer are waited for: what is done beside one shares the
-processors with it, and takes longer by as much."""
+WAITED_FOR_S = 1.0
+"""Steps of refinement that take no longer are waited for: what is done beside one takes its
+processors. With 0.03 the demo ended at 20.1 dB in the place of 23.7 (one run each)."""
 
 
 class Engine:
