@@ -1,26 +1,42 @@
 """The packaged checkpoint against the prior that it starts from.
 
     python benchmarks/learned.py scenes --cache CACHE [--json FILE]     depth, generated streams
+    python benchmarks/learned.py streams --cache CACHE [--json FILE]    the memory, batch by batch
     python benchmarks/learned.py depth CAPTURE [--json FILE]            depth, a capture's sensor
 
-`scenes` measures all pixels of the streams of a cache (made by `python -m
-ttt_core.training.generate` from a split that was not trained on). `depth` streams every n-th frame
+`scenes` measures every third pixel in both directions of the streams of a cache, made by `python -m
+ttt_core.training.generate` from a split that was not trained on (`benchmarks/learned_scenes.yaml`).
+`streams` takes longer ones (`benchmarks/learned_streams.yaml`) and the conditions of
+`benchmarks/memory.py`: the memory carried, emptied before every batch, and the prior. A network
+that was trained with a memory relies on it, so that emptying it overstates what it is worth.
+`depth` streams every n-th frame
 of a capture and compares with its depth sensor, which nothing else sees; no rendered map is handed
 in. What it is worth in held-out views of the map says `splatstream eval` (docs/evaluation.md).
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import torch
 import tyro
 from numpy.typing import NDArray
+from stream_statistics import (
+    CONDITIONS,
+    SHOWN,
+    STATISTICS,
+    by_batch,
+    in_words,
+    of_scenes,
+    paired,
+    rounded,
+    summed_up,
+)
 
 from streamer.evaluation.forgetful import Forgetful
 from streamer.frames import Frame
@@ -28,9 +44,10 @@ from streamer.hardware import hardware
 from streamer.session.batching import view_batch
 from streamer.sources import load_frame, open_capture, parse_range
 from ttt_core import StreamingModel, default_model
+from ttt_core.training.build import StreamSpec, has_pose_noise
 from ttt_core.training.collate import Draw
 from ttt_core.training.evaluate import stream_errors
-from ttt_core.training.samples import load_sequence
+from ttt_core.training.samples import TrainingSequence, load_sequence
 
 Float32 = NDArray[np.float32]
 MODELS = ("none", "packaged")
@@ -42,6 +59,16 @@ class Scenes:
 
     cache: Path
     count: int = 96
+    weights: Path | None = None
+    json: Path | None = None
+
+
+@dataclass(kw_only=True)
+class Streams:
+    """What the carried memory changes along generated streams."""
+
+    cache: Path
+    count: int = 32
     weights: Path | None = None
     json: Path | None = None
 
@@ -87,22 +114,66 @@ def summary(error: Float32, confidence: Float32) -> dict[str, Any]:
     }
 
 
+def first_sequences(cache: Path, count: int) -> list[TrainingSequence]:
+    """Of a cache; those of higher numbers are left out."""
+    paths = sorted(cache.glob("*.safetensors"))[:count]
+    if len(paths) < count:
+        raise SystemExit(f"{cache} holds {len(paths)} sequences: make {count}")
+    return [load_sequence(path) for path in paths]
+
+
 def scenes(options: Scenes) -> dict[str, Any]:
-    paths = sorted(options.cache.glob("*.safetensors"))[: options.count]
-    if len(paths) < options.count:
-        raise SystemExit(f"{options.cache} holds {len(paths)} sequences: make {options.count}")
-    sequences = [load_sequence(path) for path in paths]
+    sequences = first_sequences(options.cache, options.count)
     network = model_of("packaged", options.weights).network
     result: dict[str, Any] = {"sequences": len(sequences)}
     for name, draw in (("with the map", Draw()), ("without the map", Draw(drop_map=1.0))):
         carried = stream_errors(network, sequences, draw)
         reset = stream_errors(network, sequences, draw, reset=True)
+        prior = replace(carried, network=carried.prior)
         result[name] = {
             "prior": summary(carried.prior, carried.prior_confidence),
             "learned": summary(carried.network, carried.confidence),
             "learned, memory reset": summary(reset.network, reset.confidence),
         }
+        for pair, other in (("learned - prior", prior), ("learned - reset", reset)):
+            result[name][pair] = {
+                statistic: paired(
+                    *(errors.by_scene(slice(None), statistic) for errors in (carried, other))
+                )
+                for statistic in STATISTICS
+            }
     return result
+
+
+def streams(options: Streams) -> dict[str, Any]:
+    sequences = first_sequences(options.cache, options.count)
+    network = model_of("packaged", options.weights).network
+    noisy = np.array([has_pose_noise(StreamSpec(), index) for index in range(len(sequences))])
+    noise = (("exact poses", ~noisy), ("noisy poses", noisy))
+    batches = len(sequences[0].batch.unique())
+    ends = [last for last in SHOWN if last <= batches]
+    spans = [(last, last) for last in ends] + [(last // 2 + 1, last) for last in ends if last > 8]
+    conditions: dict[str, Any] = {}
+    pairs: list[dict[str, Any]] = []
+    for condition, draw in CONDITIONS.items():
+        carried = stream_errors(network, sequences, draw)
+        reset = stream_errors(network, sequences, draw, reset=True)
+        prior = replace(carried, network=carried.prior)
+        ways = {"prior": prior, "carried": carried, "reset": reset}
+        conditions[condition] = {name: summed_up(errors) for name, errors in ways.items()}
+        for a, b in (("carried", "reset"), ("carried", "prior"), ("reset", "prior")):
+            pairs += by_batch(f"{a} - {b}", condition, ways[a], ways[b], spans)
+        for poses, here in noise:
+            one, other = of_scenes(carried, here), of_scenes(reset, here)
+            pairs += by_batch(f"carried - reset, {poses}", condition, one, other, spans)
+        print(condition, *(in_words(p) for p in pairs if p["condition"] == condition), sep="\n")
+    return {
+        "streams": len(sequences),
+        "batches": batches,
+        "with_pose_noise": int(noisy.sum()),
+        "conditions": conditions,
+        "paired": pairs,
+    }
 
 
 def depth(options: Depth) -> dict[str, Any]:
@@ -134,7 +205,7 @@ def _streamed(
     for start in range(0, len(frames) - batch + 1, batch):
         part = frames[start : start + batch]
         truth = np.stack([cast(Float32, frame.depth) for frame in part])
-        unseen = [dataclasses.replace(frame, depth=None) for frame in part]
+        unseen = [replace(frame, depth=None) for frame in part]
         poses = {frame.seq: cast(NDArray[np.float64], frame.c2w) for frame in part}
         empty = [np.zeros(truth.shape[1:], np.float32)] * len(part)
         state, prediction = model.stream(state, view_batch(unseen, poses, empty))
@@ -146,21 +217,19 @@ def _streamed(
     return errors, confidences
 
 
-def _rounded(value: Any) -> Any:
-    if isinstance(value, float):
-        return float(f"{value:.5g}")
-    if isinstance(value, dict):
-        return {key: _rounded(v) for key, v in value.items()}
-    return [_rounded(v) for v in value] if isinstance(value, list) else value
-
-
-def main(options: Scenes | Depth) -> None:
-    work = scenes(options) if isinstance(options, Scenes) else depth(options)
-    result = {"hardware": hardware(), **work}
-    print(json.dumps(_rounded(result), indent=1))
+def main(options: Scenes | Streams | Depth) -> None:
+    torch.set_num_threads(1)
+    if isinstance(options, Scenes):
+        work = scenes(options)
+    else:
+        work = streams(options) if isinstance(options, Streams) else depth(options)
+    result = rounded({"hardware": hardware(), **work})
+    if not isinstance(options, Streams):
+        print(json.dumps(result, indent=1))
     if options.json is not None:
-        options.json.write_text(json.dumps(_rounded(result), indent=1) + "\n")
+        options.json.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    main(tyro.extras.subcommand_cli_from_dict({"scenes": Scenes, "depth": Depth}))
+    commands = {"scenes": Scenes, "streams": Streams, "depth": Depth}
+    main(tyro.extras.subcommand_cli_from_dict(commands))

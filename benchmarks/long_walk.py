@@ -128,7 +128,11 @@ def views(options: Views) -> dict[str, Any]:
     for number in range(options.scenes):
         _walk(model.network, options, options.first_seed + number, rows)
         print(f"{number + 1} of {options.scenes} scenes", flush=True)
-    result: dict[str, Any] = {"state_bytes": model.network.initial_state().nbytes}
+    result: dict[str, Any] = {
+        "scenes": options.scenes,
+        "batches": options.batches,
+        "state_bytes": model.network.initial_state().nbytes,
+    }
     for name, columns in rows.items():
         result[name] = _summary({key: torch.cat(parts) for key, parts in columns.items()})
         print(name, json.dumps(result[name]))

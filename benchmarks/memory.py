@@ -30,6 +30,7 @@ import torch
 import tyro
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
+from stream_statistics import CONDITIONS, PARTS, by_batch, in_words, of_scenes, rounded, summed_up
 
 from streamer.hardware import hardware
 from ttt_core.network import CompactNetwork, NetworkConfig
@@ -42,12 +43,6 @@ from ttt_core.training.optimizer import OptimizerConfig
 from ttt_core.training.parallel import Ranks
 from ttt_core.training.samples import TrainingSequence, load_sequence
 
-CONDITIONS = {
-    "alone": Draw(alone=1.0, drop_map=1.0),
-    "earlier sources": Draw(drop_map=1.0),
-    "map": Draw(alone=1.0),
-    "both": Draw(),
-}
 TRAINING = Draw(views=2, alone=0.5, drop_map=0.5, permute=0.5)
 RUNS = (
     "none:0",
@@ -58,9 +53,7 @@ RUNS = (
     "ridge:1",
     "none-longer:0",
 )
-SHOWN = (1, 2, 4, 8, 16)
 _RATE, _WARM_UP, _DECAY = 1.5e-3, 30, 0.4
-_PARTS = tuple(StreamErrors.__dataclass_fields__)
 
 
 @dataclass(kw_only=True)
@@ -208,7 +201,7 @@ def train(options: Train) -> None:
             **{
                 f"{condition}/{part}": getattr(found, part).astype(np.float16)
                 for condition, found in errors.items()
-                for part in _PARTS
+                for part in PARTS
             },
         )
         (options.out / f"{name}.json").write_text(
@@ -255,19 +248,11 @@ def _errors(out: Path, name: str) -> dict[str, StreamErrors]:
     with np.load(out / f"{name}.npz") as stored:
         arrays = {key: stored[key] for key in stored.files}
     conditions = {key.rpartition("/")[0] for key in arrays}
-    return {c: StreamErrors(*(_read(arrays, c, p) for p in _PARTS)) for c in conditions}
+    return {c: StreamErrors(*(_read(arrays, c, p) for p in PARTS)) for c in conditions}
 
 
 def _read(arrays: Mapping[str, Any], condition: str, part: str) -> Any:
     return arrays[f"{condition}/{part}"].astype(np.bool_ if part == "seen" else np.float32)
-
-
-def paired(a: NDArray[np.float32], b: NDArray[np.float32]) -> dict[str, float]:
-    """Mean of a - b over scenes, and its standard error."""
-    difference = a - b
-    difference = difference[np.isfinite(difference)]
-    error = difference.std(ddof=1) / np.sqrt(len(difference))
-    return {"difference": float(difference.mean()), "standard_error": float(error)}
 
 
 def report(options: Report) -> None:
@@ -278,13 +263,13 @@ def report(options: Report) -> None:
     table: dict[str, Any] = {}
     for name, by_condition in found.items():
         facts = json.loads((options.out / f"{name}.json").read_text())
-        rows = {c: _row(errors) for c, errors in by_condition.items()}
+        rows = {c: summed_up(errors) for c, errors in by_condition.items()}
         for condition, errors in by_condition.items():
             here = noisy[: len(errors.network)]
             rows[condition]["median_exact_poses"] = float(np.nanmedian(errors.network[~here]))
             rows[condition]["median_noisy_poses"] = float(np.nanmedian(errors.network[here]))
         table[name] = {"facts": facts, "conditions": dict(sorted(rows.items()))}
-    prior = {c: _row(e, prior=True) for c, e in found[done[0]].items() if "reset" not in c}
+    prior = {c: summed_up(e, prior=True) for c, e in found[done[0]].items() if "reset" not in c}
     comparisons = _comparisons(found, noisy)
     result = {
         "hardware": hardware(),
@@ -294,22 +279,7 @@ def report(options: Report) -> None:
     }
     _print(result)
     if options.json is not None:
-        options.json.write_text(json.dumps(_rounded(result), indent=1) + "\n")
-
-
-def _row(errors: StreamErrors, *, prior: bool = False) -> dict[str, Any]:
-    values = errors.prior if prior else errors.network
-    batches = [b for b in SHOWN if b <= values.shape[1]]
-    unseen = ~errors.seen & np.isfinite(values)
-    unseen[:, 0] = False
-    return {
-        "median": float(np.nanmedian(values)),
-        "mean": float(np.nanmean(values)),
-        "median_at": {str(b): float(np.nanmedian(values[:, b - 1])) for b in batches},
-        "mean_at": {str(b): float(np.nanmean(values[:, b - 1])) for b in batches},
-        "unseen_median": float(np.median(values[unseen])),
-        "unseen_mean": float(np.mean(values[unseen])),
-    }
+        options.json.write_text(json.dumps(rounded(result), indent=1) + "\n")
 
 
 def _comparisons(
@@ -326,40 +296,16 @@ def _comparisons(
             continue
         for condition in CONDITIONS:
             one, other = found[a][condition], found[b][condition]
-            rows += _by_batch(f"{a} - {b}", condition, one, other)
+            rows += by_batch(f"{a} - {b}", condition, one, other)
             for poses, here in (("exact poses", ~noisy), ("noisy poses", noisy)):
-                part = (_scenes(errors, here) for errors in (one, other))
-                rows += _by_batch(f"{a} - {b}, {poses}", condition, *part)
+                part = (of_scenes(errors, here) for errors in (one, other))
+                rows += by_batch(f"{a} - {b}, {poses}", condition, *part)
     for name, by_condition in found.items():
         for condition in ("alone", "both"):
             if f"{condition}, reset" in by_condition:
                 one, other = by_condition[condition], by_condition[f"{condition}, reset"]
-                rows += _by_batch(f"{name} carried - reset", condition, one, other)
+                rows += by_batch(f"{name} carried - reset", condition, one, other)
     return rows
-
-
-def _scenes(errors: StreamErrors, chosen: NDArray[np.bool_]) -> StreamErrors:
-    return StreamErrors(*(getattr(errors, part)[chosen] for part in _PARTS))
-
-
-def _by_batch(
-    name: str, condition: str, one: StreamErrors, other: StreamErrors
-) -> list[dict[str, Any]]:
-    return [
-        {
-            "pair": name,
-            "condition": condition,
-            "batch": batch,
-            "statistic": statistic,
-            "relative": float(
-                np.nanmean(one.by_scene(batch - 1, statistic))
-                / np.nanmean(other.by_scene(batch - 1, statistic))
-            ),
-            **paired(one.by_scene(batch - 1, statistic), other.by_scene(batch - 1, statistic)),
-        }
-        for batch in (1, 2, 4, 8)
-        for statistic in ("median", "mean")
-    ]
 
 
 def _print(result: Mapping[str, Any]) -> None:
@@ -376,18 +322,7 @@ def _print(result: Mapping[str, Any]) -> None:
             )
     for row in result["paired"]:
         if row["batch"] == 8:
-            print(
-                f"{row['pair']:32s} {row['condition']:16s} batch 8 {row['statistic']:6s} "
-                f"{row['difference']:+.4f} ± {row['standard_error']:.4f}  x{row['relative']:.3f}"
-            )
-
-
-def _rounded(value: Any) -> Any:
-    if isinstance(value, float):
-        return float(f"{value:.5g}")
-    if isinstance(value, Mapping):
-        return {key: _rounded(v) for key, v in value.items()}
-    return [_rounded(v) for v in value] if isinstance(value, list) else value
+            print(in_words(row))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""`benchmarks/memory.py` from caches to the table, as small as it goes."""
+"""`benchmarks/memory.py` and the streams of `learned.py`, from caches to tables, as small as it
+goes."""
 
 from __future__ import annotations
 
@@ -15,17 +16,24 @@ from sequence_cases import sequence
 from ttt_core.training.evaluate import StreamErrors
 from ttt_core.training.samples import save_sequence
 
-_SCRIPT = Path(__file__).parents[3] / "benchmarks" / "memory.py"
+_BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
+
+
+def _loaded(name: str) -> ModuleType:
+    """A script as a module, beside which it finds its neighbours."""
+    spec = importlib.util.spec_from_file_location(f"{name}_benchmark", _BENCHMARKS / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(_BENCHMARKS)
+        patch.setitem(sys.modules, spec.name, module)  # dataclasses look their module up
+        spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="module")
 def benchmark() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("memory_benchmark", _SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    return _loaded("memory")
 
 
 def test_forms_are_based_trained_measured_and_reported(
@@ -67,5 +75,17 @@ def test_unseen_places_are_those_that_no_earlier_batch_saw(benchmark: ModuleType
     error[:, 1:, 0], seen[:, 1:, 0] = 0.4, False
     error[:, 0], seen[:, 0] = 9.0, False  # the first batch has nothing before it
     error[0, 1, 0] = np.nan  # unknown truth counts for nothing
-    row = benchmark._row(StreamErrors(error, error, error, error, seen))
+    row = benchmark.summed_up(StreamErrors(error, error, error, error, seen))
     assert row["unseen_mean"] == pytest.approx(0.4)
+
+
+def test_the_packaged_memory_is_compared_batch_by_batch(tmp_path: Path) -> None:
+    for number in range(2):
+        save_sequence(sequence(number, batches=4, alone=True), tmp_path / f"{number}.safetensors")
+    learned = _loaded("learned")
+    found = learned.streams(learned.Streams(cache=tmp_path, count=2))
+    assert (found["streams"], found["batches"]) == (2, 4)
+    rows = [row for row in found["paired"] if row["pair"] == "carried - reset"]
+    assert {row["condition"] for row in rows} == set(learned.CONDITIONS)
+    # nothing is carried into the first batch
+    assert all((row["difference"] == 0) == (row["batch"] == 1) for row in rows)
