@@ -121,37 +121,38 @@ def activate_rows(
 def accumulate_rows(
     first: int,
     last: int,
-    gradient: NDArray[np.float32],
-    seen: NDArray[np.bool_],
-    scales: NDArray[np.float32],
-    opacities: NDArray[np.float32],
-    d_means: NDArray[np.float32],
+    gradient: NDArray[np.float32],  # (N, C)
+    seen: NDArray[np.bool_],  # (N,)
+    scales: NDArray[np.float32],  # (N, 3)
+    opacities: NDArray[np.float32],  # (N,)
+    which: NDArray[np.int64],  # (M,) rows
+    d_means: NDArray[np.float32],  # (M, …), as the others
     d_quats: NDArray[np.float32],
     d_scales: NDArray[np.float32],
     d_opacities: NDArray[np.float32],
     d_colors: NDArray[np.float32],
-    reset: bool,
 ) -> None:
-    """Add a view's gradients, through the activations, to the parameter gradient.
+    """Add a view's gradients by splats which[first] … which[last-1], through the activations, to
+    the parameter gradient; whatever is there of a splat that was not seen yet is overwritten.
 
     The quaternion gradient is taken at unit norm: the rasteriser normalises, so it is orthogonal
     to the quaternion already.
     """
-    for n in range(first, last):
-        if reset:
-            seen[n] = False
-            for k in range(gradient.shape[1]):
-                gradient[n, k] = 0.0
-        total = abs(d_opacities[n])
+    for m in range(first, last):
+        total = abs(d_opacities[m])
         for k in range(3):
-            total += abs(d_colors[n, k])
+            total += abs(d_colors[m, k])
         if total == 0.0:
             continue
-        seen[n] = True
+        n = which[m]
+        if not seen[n]:
+            seen[n] = True
+            for k in range(gradient.shape[1]):
+                gradient[n, k] = 0.0
         for k in range(3):
-            gradient[n, k] += d_means[n, k]
-            gradient[n, 7 + k] += d_scales[n, k] * scales[n, k]
-            gradient[n, 11 + k] += d_colors[n, k]
+            gradient[n, k] += d_means[m, k]
+            gradient[n, 7 + k] += d_scales[m, k] * scales[n, k]
+            gradient[n, 11 + k] += d_colors[m, k]
         for k in range(4):
-            gradient[n, 3 + k] += d_quats[n, k]
-        gradient[n, 10] += d_opacities[n] * opacities[n] * (1.0 - opacities[n])
+            gradient[n, 3 + k] += d_quats[m, k]
+        gradient[n, 10] += d_opacities[m] * opacities[n] * (1.0 - opacities[n])

@@ -66,11 +66,12 @@ def colors_from(
     center: Float32,  # (3,) of the camera
     degree: int,
     rows: Float32,  # (N, COLUMNS + harmonic_columns(degree))
-    colors: Float32,  # (N, 3), written
+    which: NDArray[np.int64],  # (M,) rows
+    colors: Float32,  # (M, 3), written
 ) -> None:
-    """What all splats look like from one place."""
+    """What these splats look like from one place."""
     basis = np.empty(_ROOM, np.float32)
-    for n in range(len(colors)):
+    for m, n in enumerate(which):
         _basis(
             rows[n, 0] - center[0],
             rows[n, 1] - center[1],
@@ -83,7 +84,7 @@ def colors_from(
             red += basis[k] * rows[n, COLUMNS + 3 * k]
             green += basis[k] * rows[n, COLUMNS + 3 * k + 1]
             blue += basis[k] * rows[n, COLUMNS + 3 * k + 2]
-        colors[n, 0], colors[n, 1], colors[n, 2] = red, green, blue
+        colors[m, 0], colors[m, 1], colors[m, 2] = red, green, blue
 
 
 @numba.njit(nogil=True, cache=True)
@@ -94,12 +95,14 @@ def accumulate_harmonics(
     degree: int,
     rows: Float32,
     gradient: Float32,  # (N, as rows)
-    d_colors: Float32,  # (N, 3) by the colours that `colors_from` gave
+    which: NDArray[np.int64],  # (M,) rows
+    d_colors: Float32,  # (M, 3) by the colours that `colors_from` gave
 ) -> None:
-    """Add a view's gradient by the coefficients of splats first … last-1."""
+    """Add a view's gradient by the coefficients of splats which[first] … which[last-1]."""
     basis = np.empty(_ROOM, np.float32)
-    for n in range(first, last):
-        red, green, blue = d_colors[n, 0], d_colors[n, 1], d_colors[n, 2]
+    for m in range(first, last):
+        n = which[m]
+        red, green, blue = d_colors[m, 0], d_colors[m, 1], d_colors[m, 2]
         if red == 0.0 and green == 0.0 and blue == 0.0:
             continue
         _basis(

@@ -176,12 +176,13 @@ class SplatParameters:
             sh = torch.cat([sh, rest], 1)
         return Splats(means=means, quats_wxyz=quats, scales=scales, opacities=opacities, sh=sh)
 
-    def seen_from(self, center: Float32) -> Float32:
-        """(count, 3) colours as they look from a place, (3,) in this frame; not clamped."""
+    def seen_from(self, center: Float32, which: NDArray[np.int64]) -> Float32:
+        """(M, 3) colours of these splats as they look from a place, (3,) in this frame; not
+        clamped."""
         if not self.sh_degree:
-            return self.colors[: self.count]
-        colors = np.empty((self.count, 3), np.float32)
-        colors_from(center, self.sh_degree, self.rows, colors)
+            return self.colors[which]
+        colors = np.empty((len(which), 3), np.float32)
+        colors_from(center, self.sh_degree, self.rows, which, colors)
         return colors
 
     def transform(self, motions: Mapping[int, NDArray[np.float64]]) -> None:

@@ -12,7 +12,6 @@ import random
 from collections import deque
 from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +21,7 @@ from gs_decoder.refine.choice import choose_views
 from gs_decoder.refine.config import RefineConfig
 from gs_decoder.refine.convergence import Convergence
 from gs_decoder.refine.harmonics import accumulate_harmonics, harmonic_columns
+from gs_decoder.refine.in_view import even_spans
 from gs_decoder.refine.parameters import SplatParameters
 from gs_decoder.refine.poses import PoseOffsets
 from gs_decoder.refine.renderers import ViewGradient, ViewRenderer
@@ -223,9 +223,8 @@ class Refiner:
                 self._view_gradient, views, range(len(views)), [self._presence() for _ in views]
             )
         )
-        count = self.parameters.count
-        bounds = np.linspace(0, count, self.config.workers + 1).astype(int)
-        spans = list(pairwise(bounds.tolist()))
+        which = [result.which for result in results]
+        spans = even_spans(which, self.parameters.count, self.config.workers)
         list(self._pool.map(lambda span: self._update_rows(span, results, rates), spans))
         self.steps += 1
         for view, result in zip(views, results):
@@ -336,31 +335,19 @@ class Refiner:
     ) -> None:
         first, last = span
         parameters = self.parameters
-        for number, result in enumerate(results):
+        self._seen[first:last] = False
+        for result in results:
+            begin, end = np.searchsorted(result.which, span).tolist()
             adam.accumulate_rows(
-                first,
-                last,
-                self._gradient,
-                self._seen,
-                parameters.scales,
-                parameters.opacities,
-                result.means,
-                result.quats,
-                result.scales,
-                result.opacities,
+                begin, end, self._gradient, self._seen, parameters.scales, parameters.opacities,
+                result.which, result.means, result.quats, result.scales, result.opacities,
                 result.colors,
-                number == 0,
-            )
+            )  # fmt: skip
             if parameters.sh_degree:
                 accumulate_harmonics(
-                    first,
-                    last,
-                    result.center,
-                    parameters.sh_degree,
-                    parameters.rows,
-                    self._gradient,
-                    result.colors,
-                )
+                    begin, end, result.center, parameters.sh_degree, parameters.rows,
+                    self._gradient, result.which, result.colors,
+                )  # fmt: skip
         adam.adam_rows(
             first,
             last,

@@ -10,8 +10,9 @@ import torch
 from numpy.typing import NDArray
 
 from gs_decoder.photometric import photometric_loss
-from gs_decoder.raster import NumbaRasterizer, Render, rasterize
+from gs_decoder.raster import NumbaRasterizer, NumpyRender, Render, rasterize
 from gs_decoder.refine.gains import gain_step
+from gs_decoder.refine.in_view import InView, Sieve
 from gs_decoder.refine.poses import PoseEvidence, align
 
 if TYPE_CHECKING:
@@ -29,13 +30,14 @@ _TOLD_ALPHA = np.float32(0.9)
 class ViewGradient:
     """Loss of one view and its gradient with respect to what the rasteriser takes.
 
-    `means` (N, 3), `quats` (N, 4), `scales` (N, 3), `opacities` (N,), `colors` (N, 3) float32, as
-    seen from `center` (3,); `gain_step` (3,) and `pose`, see `ImageGradient`; `mse` over the valid
-    pixels.
+    Of the splats `which` (M,), rows in rising order; by the others it is 0. `means` (M, 3),
+    `quats` (M, 4), `scales` (M, 3), `opacities` (M,), `colors` (M, 3) float32, as seen from
+    `center` (3,); `gain_step` (3,) and `pose`, see `ImageGradient`; `mse` over the valid pixels.
     """
 
     loss: float
     mse: float
+    which: NDArray[np.int64]
     means: Float32
     quats: Float32
     scales: Float32
@@ -145,6 +147,33 @@ class NumbaViewRenderer:
 
     def __init__(self, workers: int) -> None:
         self._rasterizers = [NumbaRasterizer(threads=1) for _ in range(workers)]
+        self._sieves = [Sieve() for _ in range(workers)]
+
+    def _forward(
+        self,
+        worker: int,
+        parameters: SplatParameters,
+        viewmat: Float32,
+        K: NDArray[np.floating],
+        width: int,
+        height: int,
+        background: Float32,
+        presence: Float32 | None = None,
+    ) -> tuple[NumpyRender, InView]:
+        shown = self._sieves[worker](parameters, viewmat, K, width, height, presence)
+        render = self._rasterizers[worker].forward(
+            shown.means,
+            shown.quats,
+            shown.scales,
+            shown.opacities,
+            parameters.seen_from(_center(viewmat), shown.which),
+            viewmat,
+            K,
+            width,
+            height,
+            background=background,
+        )
+        return render, shown
 
     def render(
         self,
@@ -155,20 +184,8 @@ class NumbaViewRenderer:
         height: int,
         background: Float32,
     ) -> tuple[Float32, Float32, Float32]:
-        used = slice(0, parameters.count)
         # No worker runs while the caller renders: the first one's workspace is free.
-        render = self._rasterizers[0].forward(
-            parameters.means[used],
-            parameters.quats[used],
-            parameters.scales[used],
-            parameters.opacities[used],
-            parameters.seen_from(_center(viewmat)),
-            viewmat,
-            K,
-            width,
-            height,
-            background=background,
-        )
+        render, _ = self._forward(0, parameters, viewmat, K, width, height, background)
         return render.rgb.copy(), render.depth.copy(), render.alpha.copy()
 
     def gradient(
@@ -185,21 +202,9 @@ class NumbaViewRenderer:
         find_pose: bool = False,
     ) -> ViewGradient:
         height, width = view.image.shape[:2]
-        used = slice(0, parameters.count)
-        rasterizer = self._rasterizers[worker]
-        opacities = parameters.opacities[used]
-        center = _center(viewmat)
-        render = rasterizer.forward(
-            parameters.means[used],
-            parameters.quats[used],
-            parameters.scales[used],
-            opacities if presence is None else opacities * presence,
-            parameters.seen_from(center),
-            viewmat,
-            view.K.astype(np.float32),
-            width,
-            height,
-            background=background,
+        K = view.K.astype(np.float32)
+        render, shown = self._forward(
+            worker, parameters, viewmat, K, width, height, background, presence
         )
         image = image_gradient(
             render.rgb,
@@ -210,16 +215,18 @@ class NumbaViewRenderer:
             depth_weight=depth_weight,
             find_pose=find_pose,
         )
-        gradients = rasterizer.backward(render, image.rgb, image.depth)
+        gradients = self._rasterizers[worker].backward(render, image.rgb, image.depth)
+        present = 1.0 if presence is None else presence[shown.which]
         return ViewGradient(
             image.loss,
             image.mse,
+            shown.which,
             gradients.means,
             gradients.quats,
             gradients.scales,
-            gradients.opacities if presence is None else gradients.opacities * presence,
+            gradients.opacities * present,
             gradients.colors,
-            center,
+            _center(viewmat),
             image.gain_step,
             image.pose,
         )
@@ -243,7 +250,7 @@ class TorchViewRenderer:
                 parameters.quats[used],
                 parameters.scales[used],
                 parameters.opacities[used],
-                parameters.seen_from(center),
+                parameters.seen_from(center, np.arange(parameters.count)),
             )
         ]
 
@@ -325,6 +332,7 @@ class TorchViewRenderer:
         return ViewGradient(
             image.loss,
             image.mse,
+            np.arange(parameters.count),
             means,
             quats,
             scales,

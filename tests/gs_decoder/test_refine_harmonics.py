@@ -78,13 +78,17 @@ def test_colours_and_their_gradient_are_those_of_the_harmonics(seed: int, degree
     lift = torch.zeros_like(sh)
     lift[:, 0] = 100.0
     expected = evaluate_sh(sh + lift, away) - 100.0 * 0.28209479177387814
-    seen = parameters.seen_from(center)
-    assert np.allclose(seen, expected.detach().numpy(), atol=1e-5)
+    some = np.array([1, 4, 8])
+    seen = parameters.seen_from(center, some)
+    assert np.allclose(seen, expected.detach().numpy()[some], atol=1e-5)
     d_colors = rng.normal(size=(9, 3)).astype(np.float32)
     (d_sh,) = torch.autograd.grad(expected, sh, torch.from_numpy(d_colors).double())
     gradient = np.ones_like(parameters.rows)
     if degree:
-        accumulate_harmonics(2, 7, center, degree, parameters.rows, gradient, d_colors)
+        which = np.arange(2, 9)
+        accumulate_harmonics(
+            0, 5, center, degree, parameters.rows, gradient, which, d_colors[which]
+        )
         added = gradient[2:7, COLUMNS:].reshape(5, -1, 3) - 1.0
         assert np.allclose(added, d_sh[2:7, 1:].numpy(), atol=1e-5)
     assert (gradient[:, :COLUMNS] == 1.0).all(), "the rest of a row is the other kernel's"
@@ -118,8 +122,10 @@ def test_kernels_and_autograd_agree_on_a_view_with_harmonics() -> None:
     kernels = NumbaViewRenderer(1).gradient(*arguments, **options)
     autograd = TorchViewRenderer("reference", "cpu").gradient(*arguments, **options)
     assert np.allclose(kernels.center, pose[:3, 3], atol=1e-6)
-    for name in ("means", "colors", "center"):
-        ours, theirs = getattr(kernels, name), getattr(autograd, name)
+    for name in ("means", "colors"):
+        ours, theirs = np.zeros((2, 200, 3), np.float32)
+        ours[kernels.which] = getattr(kernels, name)
+        theirs[autograd.which] = getattr(autograd, name)
         assert np.linalg.norm(ours - theirs) <= 2e-3 * np.linalg.norm(theirs), name
 
 
