@@ -11,7 +11,6 @@ from __future__ import annotations
 import random
 from collections import deque
 from collections.abc import Collection, Mapping
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +26,7 @@ from gs_decoder.refine.poses import PoseOffsets
 from gs_decoder.refine.renderers import ViewGradient, ViewRenderer
 from gs_decoder.refine.taking import Taking, take
 from gs_decoder.refine.views import RefineView
+from gs_decoder.refine.workers import Wait, Workers, only_wait
 from gs_decoder.splats import Splats
 
 Float32 = NDArray[np.float32]
@@ -66,7 +66,7 @@ class Refiner:
         self._recent: deque[int] = deque(maxlen=self.config.recent_views)
         self._random = random.Random(self.config.seed)
         self._chance = np.random.default_rng(self.config.seed)
-        self._pool = ThreadPoolExecutor(self.config.workers, thread_name_prefix="refine")
+        self._workers = Workers(self.config.workers)
         self._seen = np.zeros(0, np.bool_)
         self._touched = np.zeros(0, np.bool_)
         self._taking = Taking()
@@ -82,7 +82,7 @@ class Refiner:
         self._rates = np.array(config_rates, np.float32)
 
     def close(self) -> None:
-        self._pool.shutdown(wait=True)
+        self._workers.close()
 
     # Splats and views ------------------------------------------------------------------------
 
@@ -199,12 +199,13 @@ class Refiner:
 
     # Steps -----------------------------------------------------------------------------------
 
-    def step(self, share: float = 0.0) -> float | None:
+    def step(self, share: float = 0.0, wait: Wait = only_wait) -> float | None:
         """One Adam step over a view per worker; the mean loss, or None with nothing to do.
 
         Args:
             share: of the steps to a known end, those made; 0 where nobody knows one. Rates fall
                 towards it, or towards that of `convergence` where that is closer.
+            wait: for the workers.
         """
         if not self.views or self.parameters.count == 0:
             return None
@@ -218,14 +219,13 @@ class Refiner:
             self.config.novelty,
             self._chance,
         )
-        results = list(
-            self._pool.map(
-                self._view_gradient, views, range(len(views)), [self._presence() for _ in views]
-            )
+        presence = [self._presence() for _ in views]
+        results = self._workers.together(
+            wait, self._view_gradient, views, range(len(views)), presence
         )
         which = [result.which for result in results]
         spans = even_spans(which, self.parameters.count, self.config.workers)
-        list(self._pool.map(lambda span: self._update_rows(span, results, rates), spans))
+        self._workers.together(wait, lambda span: self._update_rows(span, results, rates), spans)
         self.steps += 1
         for view, result in zip(views, results):
             self._learn_of(view, result)

@@ -50,10 +50,6 @@ from ttt_core.stream_model import StreamModel
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 
-WAITED_FOR_S = 1.0
-"""Steps of refinement that take no longer are waited for: what is done beside one takes its
-processors. With 0.03 the demo ended at 20.1 dB in the place of 23.7 (one run each)."""
-
 
 class Engine:
     """One stream's map. Not thread-safe: one thread calls it."""
@@ -98,7 +94,6 @@ class Engine:
         self.scene_depth: float | None = None
         self.publication = Publication(self)
         self._batch_ms = 0.0
-        self._step_s = math.inf
         self._keyframe_side: int | None = None
         self._latencies = Latencies()
 
@@ -272,9 +267,8 @@ class Engine:
         """One refinement step; publishes some refined chunks now and then, and when it is done.
 
         Args:
-            attend: called while a thread does the step, if the last one was long, and between what
-                is published. What it announces is to be followed (`follow_poses`) before the next
-                step.
+            attend: called while threads do the step, and between what is published. What it
+                announces is to be followed (`follow_poses`) before the next step.
             share: of the time after the last frame, what is gone; 0 where nobody knows of a last
                 one. With `idle_steps` it is known.
         """
@@ -282,10 +276,8 @@ class Engine:
         if not settled:
             if exactly := self.config.idle_steps:
                 share = self.refiner.convergence.steps / exactly
-            began, long = time.monotonic(), self._step_s > WAITED_FOR_S
             with self.outbox.timed("refine"):
-                self._aside.call(attend if long else attend_to_nothing, self.refiner.step, share)
-            self._step_s = time.monotonic() - began
+                self.refiner.step(share, attend)
         self.publication.some(attend, at_once=settled)
 
     def publish(self) -> None:

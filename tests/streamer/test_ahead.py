@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import tempfile
 import threading
+import time
 from collections import deque
-from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,20 +31,13 @@ from ttt_core.streaming import StreamingConfig, StreamingModel
 pytestmark = pytest.mark.timeout(300)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def look_up_during_short_steps_too() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("streamer.session.engine.WAITED_FOR_S", 0.0)
-        yield
-
-
 MODEL = StreamingModel(StreamingConfig(network=None)).eval()
 BATCH, BATCHES = 3, 4
-LOOKS = 2 * BATCH + 8
+LOOKS = 2 * BATCH + 14
 """How often a batch of new key frames lets somebody look up: after each chunk that came from the
-disk or left for it, each frame, while it predicts, after each key frame, during and after each of
-two steps of refinement. Most move no more than three chunks; where there are fewer looks, what is
-due later does not come."""
+disk or left for it, each frame, while it predicts, after each key frame, for each worker's view and
+share of the splats in two steps of refinement, and after each. Most move no more than three chunks;
+where there are fewer looks, what is due later does not come."""
 
 
 @dataclass(frozen=True)
@@ -182,31 +175,39 @@ def test_readers_are_told_while_the_model_predicts(tmp_path: Path) -> None:
     engine.close()
 
 
-def test_readers_are_told_while_a_long_step_is_done(tmp_path: Path) -> None:
+@pytest.mark.parametrize("phase", ["_view_gradient", "_update_rows"])
+def test_readers_are_told_while_a_step_is_done(
+    phase: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (engine, reader), (twin, _) = (fresh(tmp_path / name) for name in ("one", "two"))
     shift = np.eye(4)
     shift[2, 3] = -1.0
-    may, log = threading.Event(), []
+    held_up, may, log = threading.Event(), threading.Event(), []
     for one in (engine, twin):
         one.process(frames_of(0))
-    step = engine.refiner.step
+    work = getattr(engine.refiner, phase)
 
-    def held(share: float) -> float | None:
+    def held(*arguments: Any) -> Any:
+        held_up.set()
         assert may.wait(60)
-        return step(share)
+        return work(*arguments)
 
     def correct(one: Engine) -> None:
         one.announce_poses(1, {0: shift @ one.trajectory.pose(0)}, by="seq", upto=None)
 
     def attend(under_way: Future[Any] | None) -> None:
-        if under_way is not None:
+        if under_way is None or log:
+            return
+        while not (under_way.done() or held_up.is_set()):
+            time.sleep(1e-3)
+        if held_up.is_set():
             came = len(reader.log)
             correct(engine)
             log.extend(reader.log[came:])
             assert not under_way.done()
             may.set()
 
-    engine.refiner.step = held  # type: ignore[method-assign]
+    monkeypatch.setattr(engine.refiner, phase, held)
     engine.refine(attend)
     engine.follow_poses()
     twin.refine()
