@@ -107,12 +107,17 @@ def frozen_poses(matrices: Sequence[npt.ArrayLike]) -> np.ndarray:
     Raises:
         InvalidSimilarity: one of them is not a similarity.
     """
-    if any(np.shape(matrix) != (4, 4) for matrix in matrices):
-        return np.stack([frozen_pose(np.asarray(matrix)) for matrix in matrices])
-    poses = np.array(matrices, dtype=np.float64).reshape(-1, 4, 4)
+    if not len(matrices):
+        return np.zeros((0, 4, 4))
+    try:
+        poses = np.array(matrices, dtype=np.float64)
+    except ValueError:
+        # Of several shapes.
+        poses = np.zeros(0)
+    sound = are_similarities(poses) if poses.shape[1:] == (4, 4) else np.zeros(len(matrices), bool)
     # Looked at again one by one for the sake of the message.
-    for index in np.flatnonzero(~are_similarities(poses)):
-        split_similarity(poses[index], "T_world_chunk")
+    for index in np.flatnonzero(~sound).tolist():
+        split_similarity(np.asarray(matrices[index]), "T_world_chunk")
     poses.setflags(write=False)
     return poses
 

@@ -64,7 +64,7 @@ class MapMirror:
         if isinstance(update, ChunkUpdate):
             return self._join_chunk(update.chunk)
         if isinstance(update, MoveUpdate):
-            return {i for i, revision, T in update.moves if self._join_move(i, revision, T)}
+            return self._join_moves(update.moves)
         if isinstance(update, DropUpdate):
             return {i for i, revision in update.chunks if self._join_drop(i, revision)}
         return self._join_reset(update)
@@ -82,7 +82,7 @@ class MapMirror:
             self._count += chunk.count
             early = self._early_moves.pop(chunk.id, None)
             if early is not None:
-                self._join_move(chunk.id, *early)
+                self._join_moves([(chunk.id, *early)])
             return {chunk.id}
         # Content and pose grow apart: a late chunk may bring newer splats under an older pose.
         newer_content, newer_pose = chunk.content > held.content, chunk.revision > held.revision
@@ -95,19 +95,25 @@ class MapMirror:
         )
         return {chunk.id}
 
-    def _join_move(self, identity: int, revision: int, pose: np.ndarray) -> bool:
-        self._clock = max(self._clock, revision)
-        if self._gone(identity, revision):
-            return False
-        held = self._chunks.get(identity)
-        if held is None:
-            if revision > self._early_moves.get(identity, (0, pose))[0]:
-                self._early_moves[identity] = (revision, pose)
-            return False
-        if revision <= held.revision:
-            return False
-        self._chunks[identity] = held.moved(revision, pose)
-        return True
+    def _join_moves(self, moves: Iterable[tuple[int, int, np.ndarray]]) -> set[int]:
+        # A loop closure brings thousands, and somebody waits for it.
+        chunks, changed = self._chunks, set[int]()
+        for identity, revision, pose in moves:
+            held = chunks.get(identity)
+            if held is None:
+                self._note_early(identity, revision, pose)
+            elif revision > held.revision:
+                # So above every drop and reset, which it has outlived.
+                chunks[identity] = held.moved(revision, pose)
+                changed.add(identity)
+            if revision > self._clock:
+                self._clock = revision
+        return changed
+
+    def _note_early(self, identity: int, revision: int, pose: np.ndarray) -> None:
+        early = self._early_moves.get(identity, (0, pose))[0]
+        if revision > early and not self._gone(identity, revision):
+            self._early_moves[identity] = (revision, pose)
 
     def _join_drop(self, identity: int, revision: int) -> bool:
         self._clock = max(self._clock, revision)

@@ -53,7 +53,8 @@ def encode_update(
         return _encode_chunk(update.chunk, session, epoch, seq, codec)
     header: UpdateHeader
     if isinstance(update, MoveUpdate):
-        moves = [(i, revision, _flat(pose)) for i, revision, pose in update.moves]
+        poses = np.array([pose for _, _, pose in update.moves], np.float64).reshape(-1, 16)
+        moves = [(i, r, pose) for (i, r, _), pose in zip(update.moves, poses.tolist())]
         header = MoveHeader(session=session, epoch=epoch, seq=seq, moves=moves)
     elif isinstance(update, DropUpdate):
         header = DropHeader(session=session, epoch=epoch, seq=seq, chunks=list(update.chunks))

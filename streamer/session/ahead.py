@@ -43,13 +43,10 @@ class Announced:
         cameras = dict(zip(moved.seqs, rigid(moved.after)))
         return Announced(moved, motions, cameras, {s: p for p, s in enumerate(moved.seqs)})
 
-    def chunk_motions(self, chunk_of_seq: Mapping[int, int]) -> dict[int, Float64]:
-        """chunk → its motion (4, 4), of the frames that have a chunk, in order of seq."""
-        return {
-            chunk_of_seq[seq]: self.motions[place]
-            for seq, place in self.places.items()
-            if seq in chunk_of_seq
-        }
+    def chunk_motions(self, chunk_of_seq: Mapping[int, int]) -> tuple[list[int], Float64]:
+        """The chunks of the frames that have one, in order of seq, and their motions (C, 4, 4)."""
+        held = [place for seq, place in self.places.items() if seq in chunk_of_seq]
+        return [chunk_of_seq[self.moved.seqs[place]] for place in held], self.motions[held]
 
 
 class Ahead:

@@ -347,7 +347,7 @@ class Trajectory:
         seqs = self._seqs[: self._count]
         anchors = np.array(sorted(poses), np.int64)
         places = np.searchsorted(seqs, anchors)
-        corrected = np.stack([poses[seq] for seq in anchors.tolist()])
+        corrected = np.array([poses[seq] for seq in anchors.tolist()])
         motions = corrected @ np.linalg.inv(self._poses[places])
         first, stop = places[0], np.searchsorted(seqs, max(upto, anchors[-1]), side="right")
         span = slice(first, stop)

@@ -37,11 +37,10 @@ class Work(Protocol):
 def show_moved(work: Work, moved: Moved) -> Announced:
     """Move chunks as readers see them. The rest is to follow."""
     announced = Announced.of(moved)
-    motions = announced.chunk_motions(work.chunk_of_seq)
-    before = np.reshape([work.residence.pose(chunk) for chunk in motions], (-1, 4, 4))
-    after = np.reshape(list(motions.values()), (-1, 4, 4)) @ before
-    announced.chunks.update(zip(motions, before))
-    work.residence.move(dict(zip(motions, after)))
+    chunks, motions = announced.chunk_motions(work.chunk_of_seq)
+    before = work.residence.poses(chunks)
+    announced.chunks.update(zip(chunks, before))
+    work.residence.move(dict(zip(chunks, motions @ before)))
     work.ahead.put(announced)
     return announced
 
@@ -80,9 +79,8 @@ def follow(work: Work, announced: Announced, aside: Aside, attend: Attend) -> No
         return
     cameras, growth = announced.cameras, announced.moved.growth()
     newest = announced.moved.seqs[-1]
-    work.refiner.move_chunks(
-        announced.chunk_motions(work.chunk_of_seq), near=cameras[newest][:3, 3]
-    )
+    motions = dict(zip(*announced.chunk_motions(work.chunk_of_seq)))
+    work.refiner.move_chunks(motions, near=cameras[newest][:3, 3])
     work.refiner.move_views(cameras, growth)
     key_cameras = {seq: cameras[seq] for seq in work.keyframes.those(cameras)}
     work.selector.move(key_cameras)

@@ -108,10 +108,11 @@ class Residence:
         """Resting splats that are in the map."""
         return sum(held.count for held in self.resting if held.id in self._map.chunks)
 
-    def pose(self, chunk: int) -> Float64:
-        """T_world_chunk of a chunk wherever it is, as it is shown."""
-        held = self._resting.get(chunk)
-        return self._map.chunks[chunk].T_world_chunk if held is None else held.T_world_chunk
+    def poses(self, chunks: Iterable[int]) -> Float64:
+        """(C, 4, 4) T_world_chunk of chunks wherever they are, as they are shown."""
+        shown = self._map.chunks
+        held = (self._resting.get(chunk) or shown[chunk] for chunk in chunks)
+        return np.array([chunk.T_world_chunk for chunk in held], np.float64).reshape(-1, 4, 4)
 
     def splats_world(self, origin: Float64 | None = None) -> Splats:
         """All splats in world axes, relative to `origin` (default zeros), those from the disk too
@@ -158,9 +159,11 @@ class Residence:
         """New poses of chunks, wherever they are: nothing is read or written."""
         shown = self._map.chunks
         self._map.move({chunk: pose for chunk, pose in poses.items() if chunk in shown})
-        resting = [chunk for chunk in poses if chunk in self._resting]
+        moved = {c: shown[c].T_world_chunk for c in poses if c in self._resting and c in shown}
+        hidden = [c for c in poses if c in self._resting and c not in shown]
         # Together, as in the map: after a walk of thousands most of them rest.
-        for chunk, pose in zip(resting, frozen_poses([poses[chunk] for chunk in resting])):
+        moved.update(zip(hidden, frozen_poses([poses[chunk] for chunk in hidden])))
+        for chunk, pose in moved.items():
             self._resting[chunk] = self._resting[chunk].moved(pose)
 
     # Coming back -----------------------------------------------------------------------------
@@ -376,9 +379,8 @@ class Residence:
 
     def _sizes(self, cameras: Sequence[Camera], chunks: Sequence[int]) -> Float64:
         """(V, N) how large each chunk looks to each camera."""
-        reaches = [self._reaches[chunk] for chunk in chunks]
-        poses = [self._work.ahead.chunk(chunk, self.pose(chunk)) for chunk in chunks]
-        centres, radii = spheres(reaches, poses)
+        poses = list(map(self._work.ahead.chunk, chunks, self.poses(chunks)))
+        centres, radii = spheres([self._reaches[chunk] for chunk in chunks], poses)
         return sizes_in_sight(cameras, centres, radii)
 
     def worked_pose(self, seq: int) -> Float64:

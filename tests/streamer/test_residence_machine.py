@@ -90,7 +90,7 @@ class Walk(RuleBasedStateMachine):
         colors = parameters.colors[: parameters.count][members]
         assert np.allclose(colors, self.expected.color[chunk], atol=1e-4)
         middle = parameters.means[: parameters.count][members].mean(axis=0)
-        T = local_pose(self.engine.refiner, self.engine.residence.pose(chunk))
+        T = local_pose(self.engine.refiner, self.engine.residence.poses([chunk])[0])
         assert np.allclose(middle, (T @ [0.0, 0.0, 2.0, 1.0])[:3], atol=1e-2)
 
     # Rules -----------------------------------------------------------------------------------
