@@ -31,6 +31,7 @@ from streamer.daemon_process import DaemonProcess
 from streamer.load import LoadClient, material, run_load
 from streamer.requests import DaemonSilent, RequestRefused
 from streamer.sources import open_capture
+from streamer.subscriber import Subscriber
 
 EVERY_S = 5.0
 KEPT_KB = {"publisher": 0.5, "session": 2.5, "viewer": 1.0}
@@ -42,13 +43,15 @@ NOISE_MB = 0.1
 class Latency(threading.Thread):
     """Asks for the session's status now and then."""
 
-    def __init__(self, serving: DaemonProcess) -> None:
+    def __init__(self, serving: DaemonProcess, follower: Subscriber) -> None:
         super().__init__(name="latency", daemon=True)
         self._serving = serving
+        self._follower = follower
         self._ended = threading.Event()
         self.p95: list[tuple[float, float]] = []
         self.splats: list[tuple[float, int]] = []
         self.keyframes: list[tuple[float, int]] = []
+        self.chunks: list[tuple[float, int]] = []
 
     def run(self) -> None:
         with requests(self._serving) as asking:
@@ -57,6 +60,7 @@ class Latency(threading.Thread):
                     status = asking.status(SESSION)
                     self.splats.append((time.monotonic(), status.splats))
                     self.keyframes.append((time.monotonic(), status.keyframes))
+                    self.chunks.append((time.monotonic(), len(self._follower.mirror.chunks)))
                     if status.latency_ms is not None:
                         self.p95.append((time.monotonic(), status.latency_ms.p95))
 
@@ -101,7 +105,7 @@ def measure(options: argparse.Namespace) -> Report:
     ):
         address = serving.addresses["ingest"]
         followers = Followers(serving, 1)
-        memory, latency = Memory(serving.pid), Latency(serving)
+        memory, latency = Memory(serving.pid), Latency(serving, followers.readers[0])
         memory.start()
         latency.start()
         client = LoadClient(address, SESSION, what, fps=options.fps, policy="lossless")
@@ -126,6 +130,7 @@ def measure(options: argparse.Namespace) -> Report:
             "long_side": options.long_side,
             "keyframes": status.keyframes,
             "splats_each_minute": _each_minute(latency.splats, began),
+            "chunks_each_minute": _each_minute(latency.chunks, began),
             "p95_ms_each_minute": _each_minute(latency.p95, began),
             "latency_p95_second_half": latency.slope(middle, ended),
             "memory_second_half": memory.slopes(middle, ended),

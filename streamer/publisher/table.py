@@ -96,7 +96,9 @@ class ChunkTable:
             return
         held = self.chunks.get(header.chunk)
         if held is None or header.revision > held.header.revision:
-            self.chunks[header.chunk] = ChunkRecord(header, tuple(parts))
+            # Copies: libzmq receives small parts into one buffer of 8 kB, which each of them
+            # keeps alive as a whole.
+            self.chunks[header.chunk] = ChunkRecord(header, tuple(bytes(part) for part in parts))
 
     def _move(self, identity: int, revision: int, pose: list[float]) -> None:
         self._clock = max(self._clock, revision)
