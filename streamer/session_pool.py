@@ -81,8 +81,10 @@ class SessionPool:
 
     @property
     def warm(self) -> bool:
-        """Whether a session's first frame would not wait for its process."""
-        return self._spare is not None and self._spare.ready
+        """Whether session processes come up: one waits, or has a session that was running when the
+        last daemon was killed. The next one to wait is then in no hurry, or not wanted."""
+        assigned = any(session.child is not None for session in self._sessions.values())
+        return assigned or (self._spare is not None and self._spare.ready)
 
     @property
     def spare_deaths(self) -> int:

@@ -34,7 +34,8 @@ def test_nothing_acknowledged_is_lost_with_the_daemon(tmp_path: Path) -> None:
         before = asking.status(SESSION)
         os.kill(first.pid, signal.SIGKILL)
         first.wait(10)
-    with daemon(tmp_path) as second, requests(second) as asking:
+    # It is ready with that one session, where no further one is allowed.
+    with daemon(tmp_path, max_sessions=1) as second, requests(second) as asking:
         # Nobody sends: the session that ran comes back by itself, in its epoch.
         wait_until(lambda: frames_done(asking, SESSION) == acked + 1 == 7, "the journal")
         after = asking.status(SESSION)
