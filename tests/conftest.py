@@ -1,14 +1,29 @@
-"""What several test packages share: where captures and fixtures lie, and honest skips."""
+"""What several test packages share: where captures and fixtures lie, honest skips, and an order in
+which no worker is left with a long file at the end."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).resolve().parents[1]
 FIXTURES = ROOT / "tests" / "fixtures"
 SHARED = ROOT.parent / "shared"
+
+LONG_FIRST = ("end_to_end", "viewer", "streamer")
+"""Packages of tests, those with the longest files first; the others follow."""
+
+# How long an example takes is the machine's affair, which has other work.
+settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("suite")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whole files in another order; each keeps its own."""
+    order = {ROOT / "tests" / name: place for place, name in enumerate(LONG_FIRST)}
+    items.sort(key=lambda item: order.get(item.path.parent, len(order)))
 
 
 @pytest.fixture(scope="session")

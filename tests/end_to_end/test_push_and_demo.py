@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 
 from gs_decoder import read_ply
+from streamer.cli import dispatch
 from streamer.config import ServeConfig, SessionConfig, ViewerConfig
 from streamer.daemon_process import DaemonFailed, DaemonProcess
 from streamer.demo import CAPTURE, DemoError, free_address, page_address, wait_for_map
@@ -233,18 +234,15 @@ def test_demo_needs_its_page() -> None:
         page_address({"ingest": "tcp://127.0.0.1:5555"})
 
 
-def test_demo_into_a_file_is_refused_before_anything_starts(tmp_path: Path) -> None:
+def test_demo_into_a_file_is_refused_before_anything_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "file").write_text("kept")
-    answer = subprocess.run(
-        [*COMMAND, "demo", "--once", "--out", str(tmp_path / "file")],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert answer.returncode == 2
-    assert answer.stderr.startswith("splatstream demo: ")
-    assert "a file is there" in answer.stderr
-    assert "frames sent" not in answer.stdout
+    assert dispatch(["demo", "--once", "--out", str(tmp_path / "file")]) == 2
+    said = capsys.readouterr()
+    assert said.err.startswith("splatstream demo: ")
+    assert "a file is there" in said.err
+    assert "frames sent" not in said.out
     assert (tmp_path / "file").read_text() == "kept"
 
 

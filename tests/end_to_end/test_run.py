@@ -127,18 +127,15 @@ def test_run_shows_its_page_and_takes_it_down(tmp_path: Path) -> None:
         process.wait()
 
 
-def test_a_run_into_a_file_is_refused_in_one_line(tmp_path: Path) -> None:
+def test_a_run_into_a_file_is_refused_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "file").write_text("")
-    answer = subprocess.run(
-        [*COMMAND, str(CAPTURE), "--out", str(tmp_path / "file")],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert answer.returncode == 2
-    assert answer.stderr.startswith("splatstream run: ")
-    assert "file" in answer.stderr
-    assert "Traceback" not in answer.stderr
+    assert dispatch(["run", str(CAPTURE), "--out", str(tmp_path / "file")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("splatstream run: ")
+    assert "file" in error
+    assert error.count("\n") == 1
 
 
 def spoiled_capture(root: Path, spoiled: set[int], count: int = 10) -> list[str]:

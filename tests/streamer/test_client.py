@@ -24,6 +24,7 @@ from streamer import (
     SessionHoldsFramesError,
     StaleRevisionError,
 )
+from streamer.client import connection
 from streamer.protocol.internal import PosesDone, PosesForward
 
 CAMERA = Camera.pinhole(WIDTH, HEIGHT, 50.0, 50.0, 32.0, 24.0)
@@ -269,7 +270,11 @@ def test_a_reset_session_is_fed_on_with_new_numbers(tmp_path: Path) -> None:
         session.close()
 
 
-def test_a_daemon_away_too_long_is_an_error(tmp_path: Path) -> None:
+def test_a_daemon_away_too_long_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "PING_AFTER_S", 0.5)
+    monkeypatch.setattr(connection, "SILENT_FOR_S", 1.5)
     with running_ingest(tmp_path) as ingest:
         client = connect(ingest, "kitchen", lost_after_s=0.5)
         client.send(picture(0), np.eye(4))

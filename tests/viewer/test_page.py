@@ -185,7 +185,7 @@ def test_no_picture_is_blank_over_fifty_updates(stage: Stage, office: list[View]
             stage.map.replace(identity, splats.select(kept))
         looked_at = pictures(stage.page)
         stage.publish()
-        stage.pump(0.2)
+        stage.pump(0.05)
         # On a loaded machine the browser draws once a second: every update gets its picture.
         stage.wait_for_pictures(looked_at + 1)
     stage.wait_until_shown()
