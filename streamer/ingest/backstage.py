@@ -16,8 +16,8 @@ from streamer.frames import Frame
 from streamer.ingest.batches import describe, parts
 from streamer.ingest.catchup import CatchUp, Section
 from streamer.ingest.corrections import Corrections
-from streamer.ingest.decoder import Took
-from streamer.ingest.durability import begin_journal, lacking_section, record, suffer
+from streamer.ingest.decoder import Job, Took
+from streamer.ingest.durability import begin_journal, lacking_section, note_report, record, take_up
 from streamer.ingest.replies import Reply
 from streamer.ingest.sessions import Process, Session
 from streamer.journal import BatchSent, Report
@@ -55,6 +55,7 @@ class Backstage:
         reply: Reply,
         batch_timeout_s: float,
         took: Took,
+        submit: Callable[[Job], None],
         catch_up: Callable[[Section], CatchUp],
     ) -> None:
         self._batches = batches
@@ -63,6 +64,7 @@ class Backstage:
         self._reply = reply
         self._batch_timeout_s = batch_timeout_s
         self._took = took
+        self._submit = submit
         self._catch_up = catch_up
         self.corrections = Corrections(reply)
 
@@ -91,11 +93,7 @@ class Backstage:
 
     def opened(self, session: Session) -> None:
         """A sender said HELLO; if the session only sleeps on the disk, wake it."""
-        recorder = session.recorder
-        if recorder is not None and recorder.trouble is not None:
-            if recorder.bypassed and session.stream.policy == "lossless":
-                recorder.insist(session.stream)
-            suffer(session)
+        take_up(session)
         if session.stream.accepted and session.link.process is Process.NONE:
             self.ask_for_process(session)
 
@@ -131,15 +129,10 @@ class Backstage:
     def reported(self, report: Report) -> None:
         """The journal's thread wrote something, or could not."""
         for session in self._sessions.values():
-            recorder = session.recorder
-            if recorder is None or recorder.queue is not report.queue:
+            if session.recorder is None or session.recorder.queue is not report.queue:
                 continue
-            if report.error is None:
-                recorder.written(report, session.stream)
+            if note_report(session, report):
                 self.corrections.durable(session.name, report.durable)
-            else:
-                recorder.fail(str(report.error))
-                suffer(session)
             self.settle(session)
             return
 
@@ -184,6 +177,7 @@ class Backstage:
     def pump(self, session: Session) -> None:
         """Send the session a batch if it wants one and there is enough for it."""
         link, stream = session.link, session.stream
+        self._decode(session)
         if link.process is not Process.STARTED or link.epoch == 0:
             return
         if link.lacks is not None:
@@ -193,14 +187,15 @@ class Backstage:
             self._feed(session)
         if link.catch_up is not None:
             return
-        flush = session.flush_upto is not None and (
-            not stream.pending or stream.pending[0].seq > session.flush_upto
-        )
-        count = min(len(stream.waiting), link.want, MAX_BATCH)
+        if link.want:
+            stream.freshen()
+            self._decode(session)
+        count, flush = min(len(stream.waiting), link.want, MAX_BATCH), session.flushes
         if count == 0 and not (flush and not stream.waiting):
             return
         late = time.monotonic() - session.last_frame_at >= self._batch_timeout_s
-        if not (count >= min(link.want, MAX_BATCH) or flush or (late and not stream.pending)):
+        enough = min(link.want, MAX_BATCH, stream.most_waiting)
+        if not (count >= enough or flush or (late and not stream.pending)):
             return
         frames = stream.take(count)
         done = flush and not stream.waiting
@@ -215,6 +210,11 @@ class Backstage:
         if done:
             session.flush_upto = None
         self._hand_out_verdicts(session)
+        self._decode(session)
+
+    def _decode(self, session: Session) -> None:
+        for job in session.to_decode():
+            self._submit(job)
 
     def _send_frames(self, session: Session, frames: list[Frame], *, flush: bool = False) -> bool:
         link = session.link
@@ -294,7 +294,7 @@ class Backstage:
             link.lacks = state
         link.epoch, link.life = said
         link.process = Process.STARTED
-        link.busy = state.busy
+        link.busy, link.batch = state.busy, state.batch
         if state.next_seq >= link.sent_next:
             link.want = state.want
         self.settle(session)

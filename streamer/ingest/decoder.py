@@ -50,7 +50,6 @@ class Verdict:
     generation: int
     seq: int
     result: Frame | ProtocolError
-    job: Job
 
 
 class Decoder:
@@ -106,7 +105,7 @@ class Decoder:
             logger.exception("decoding frame %d of %s", job.header.seq, job.session)
             result = ProtocolError("internal", "the daemon failed on this frame, see its log")
         self._took("decode", time.perf_counter() - began)
-        self._done.append(Verdict(job.session, job.generation, job.header.seq, result, job))
+        self._done.append(Verdict(job.session, job.generation, job.header.seq, result))
         self.wake()
 
     def wake(self) -> None:

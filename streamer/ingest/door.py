@@ -138,7 +138,7 @@ class Door:
             return
         if isinstance(verdict.result, ProtocolError):
             self._count(verdict.session.encode(), verdict.result)
-        session.stream.decide(verdict.seq, verdict.result, verdict.job)
+        session.stream.decide(verdict.seq, verdict.result)
         self._backstage.settle(session)
 
     # ---- HELLO ----
@@ -240,7 +240,8 @@ class Door:
                 job = checked_job(header, message, session, sender)
                 if session.frame_log is not None:
                     session.frame_log.append(seq, header.stamp_ns, header.camera)
-                self._decoder.submit(job)
+                session.stream.hold(job)
+                self._backstage.settle(session)
                 return
             except ProtocolError as error:
                 fault = error

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from streamer.frames import Frame
 from streamer.ingest.catchup import Section
 from streamer.ingest.sessions import Session
+from streamer.journal import Report
+from streamer.protocol import ProtocolError
 
 
 def begin_journal(session: Session) -> bool:
@@ -21,7 +22,7 @@ def record(session: Session, *, accepting: bool) -> None:
         return
     due = []
     for entry in stream.unrecorded():
-        accepted = isinstance(entry.verdict, Frame)
+        accepted = not isinstance(entry.verdict, ProtocolError)
         if accepted and not accepting:
             break
         if recorder.queue is None and not accepted:
@@ -43,6 +44,27 @@ def suffer(session: Session) -> None:
         session.recorder.bypass(session.stream)
     else:
         session.stream.stalled = True
+
+
+def take_up(session: Session) -> None:
+    """A sender begins: what cannot be written is another matter under another policy."""
+    recorder = session.recorder
+    if recorder is None or recorder.trouble is None:
+        return
+    if recorder.bypassed and session.stream.policy == "lossless":
+        recorder.insist(session.stream)
+    suffer(session)
+
+
+def note_report(session: Session, report: Report) -> bool:
+    """The journal's thread wrote something for this session; False where it could not."""
+    assert session.recorder is not None
+    if report.error is None:
+        session.recorder.written(report, session.stream)
+        return True
+    session.recorder.fail(str(report.error))
+    suffer(session)
+    return False
 
 
 def lacking_section(session: Session, most: int) -> Section | None:

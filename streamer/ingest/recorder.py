@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from streamer.ingest.decoder import Job
-from streamer.ingest.stream import Pending, Stream
+from streamer.ingest.stream import Pending, Stream, Superseded
 from streamer.journal import (
     AnyEntry,
     Begin,
@@ -129,14 +129,16 @@ class Recorder:
         return frozenset(seq for _, seqs in self._drops for seq in seqs)
 
     def put_verdicts(self, entries: Iterable[Pending]) -> None:
-        """Queue accepted and rejected frames."""
+        """Queue frames that were accepted, rejected, or dropped before they were decoded."""
         assert self.queue is not None
         for entry in entries:
             if isinstance(entry.verdict, ProtocolError):
                 item = Item(Rejected(seq=entry.seq, code=entry.verdict.code))
+            elif isinstance(entry.verdict, Superseded):
+                item = Item(Dropped(seqs=[entry.seq]))
             else:
-                assert isinstance(entry.source, Job), "accepted frames have been decoded"
-                item = _frame(entry.source)
+                assert entry.job is not None, "accepted frames have been decoded"
+                item = _frame(entry.job)
             entry.number = self._journals.committer.put(self.queue, item)
 
     def fail(self, reason: str) -> None:

@@ -87,6 +87,7 @@ class IngestService:
             self._reply,
             queue.batch_timeout_s,
             took,
+            self._decoder.submit,
             lambda section: CatchUp(section, config.session.long_side, self._decoder.wake),
         )
         self._roster = Roster(

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from streamer.camera import CameraModel
 from streamer.ingest.cameras import camera_model, expected_bytes
+from streamer.ingest.decoder import Job
 from streamer.ingest.notes import Note, SessionNotes
 from streamer.ingest.poses import axes_from_opencv
 from streamer.ingest.recorder import Recorder
@@ -65,6 +66,8 @@ class Link:
     epoch: int = 0
     life: int = 0
     want: int = 0
+    batch: int = 0
+    """Frames that it takes at a time; 0 until it has spoken."""
     busy: bool = True
     """Whether it has something to do; until it has spoken it may have."""
     sent_next: int = 0
@@ -190,6 +193,17 @@ class Session:
         if self.frame_log is not None:
             self.frame_log = FrameLog()
         self.save_counts()
+
+    def to_decode(self) -> list[Job]:
+        """What the decoder is to be handed now."""
+        ahead = self.link.batch or self.stream.most_waiting
+        return self.stream.to_decode(time.monotonic_ns(), ahead)
+
+    @property
+    def flushes(self) -> bool:
+        """Whether all frames before a FLUSH have their verdict: a partial batch is to go out."""
+        pending = self.stream.pending
+        return self.flush_upto is not None and (not pending or pending[0].seq > self.flush_upto)
 
     def coming(self) -> list[tuple[int, int]] | None:
         """(seq, stamp) of the frames that the process is still to be sent; None while it is to be

@@ -8,6 +8,9 @@ A frame's verdict is handed out when all before it have theirs, and, where the s
 journal, when it is on the disk. Accepted frames wait until the session takes them. What was granted
 is never taken back: the frames that wait, those being decoded and those still allowed to come fit
 together into the bounds.
+
+Under the live policy a frame is decoded when the session wants one soon; until then it may be
+superseded by newer ones, which costs nothing but its receipt.
 """
 
 from __future__ import annotations
@@ -18,9 +21,23 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from streamer.frames import Frame
+from streamer.ingest.decoder import Job
 from streamer.protocol import ProtocolError
 from streamer.protocol.internal import Counts
 from streamer.protocol.messages import Ack, Policy, Reject
+
+FRESH_NS = 500_000_000
+"""Live: what is so much older than the newest frame is not taken while newer ones can be."""
+LATE_NS = 1_000_000_000
+"""Live: a frame that nothing newer has taken the place of for so long is decoded in any case, so
+that its sender gets its verdict."""
+
+
+class Superseded(enum.Enum):
+    """The verdict on a frame that the live policy dropped before it was decoded."""
+
+    NEWER = "newer"
+    MEMORY = "memory"
 
 
 class Offer(enum.Enum):
@@ -39,7 +56,7 @@ class StreamLimits:
     max_waiting: int = 64
     """Frames, being decoded or waiting for the session."""
     live_waiting: int = 8
-    """The same under the live policy."""
+    """The same under the live policy, where as many more may wait to be decoded."""
     max_bytes: int = 256 << 20
     """Bytes of these frames: as they came, and as decoded. One that is larger passes alone."""
 
@@ -50,9 +67,11 @@ class Pending:
 
     seq: int
     nbytes: int
-    verdict: Frame | ProtocolError | None = None
-    source: object = None
-    """What the verdict was reached on, for the journal."""
+    verdict: Frame | ProtocolError | Superseded | None = None
+    job: Job | None = None
+    """What the verdict is reached on, for the decoder and the journal."""
+    undecoded: bool = False
+    """Whether the decoder has not been handed it yet."""
     number: int | None = None
     """Of the journal's entry; 0 where it needs none."""
     durable: bool = False
@@ -97,6 +116,11 @@ class Stream:
         return max(0, self.limit - self.settled)
 
     @property
+    def most_waiting(self) -> int:
+        """Frames that may wait for the session."""
+        return self.limits.live_waiting if self.policy == "live" else self.limits.max_waiting
+
+    @property
     def counts(self) -> Counts:
         """What the session is told."""
         return Counts(
@@ -137,8 +161,13 @@ class Stream:
                 return Offer.NO_CREDIT
             return Offer.GAP
         if self.policy == "live":
-            while self.waiting and self.held_bytes + nbytes > self.limits.max_bytes:
-                self._drop_oldest("memory")
+            while self.held_bytes + nbytes > self.limits.max_bytes:
+                if self.waiting:
+                    self._drop_oldest("memory")
+                elif (oldest := next(self._undecoded(), None)) is not None:
+                    self._supersede(oldest, Superseded.MEMORY)
+                else:
+                    break
         full = self.held_bytes > 0 and self.held_bytes + nbytes > self.limits.max_bytes
         if seq > self.limit or full:
             self._refused = seq
@@ -152,11 +181,49 @@ class Stream:
         self.pending.append(Pending(seq, nbytes))
         return Offer.TAKE
 
-    def decide(self, seq: int, verdict: Frame | ProtocolError, source: object = None) -> None:
+    def hold(self, job: Job) -> None:
+        """What the newest pending frame is to be decoded from; see `to_decode`."""
+        self.pending[-1].job, self.pending[-1].undecoded = job, True
+        if self.policy == "live":
+            held = list(self._undecoded())
+            for entry in held[: -self.limits.live_waiting]:
+                self._supersede(entry, Superseded.NEWER)
+
+    def to_decode(self, now_ns: int, ahead: int) -> list[Job]:
+        """What is to be handed to the decoder now, oldest first; each frame is told once.
+
+        Args:
+            ahead: frames that are decoded before the session wants them, under the live policy.
+        """
+        room = len(self.pending)
+        if self.policy == "live":
+            room = min(ahead, self.limits.live_waiting) - len(self.waiting) - self._in_work
+        jobs = []
+        for entry in self._undecoded():
+            assert entry.job is not None
+            if room > 0 or now_ns - entry.job.received_ns >= LATE_NS:
+                jobs.append(entry.job)
+                entry.undecoded = False
+                room -= 1
+        return jobs
+
+    def freshen(self) -> None:
+        """The session is about to take frames: of more than may wait, those that are not fresh any
+        more go, so that newer ones are decoded in their place."""
+        newer = list(self._undecoded())
+        if not newer or self._in_work:
+            return
+        assert newer[-1].job is not None
+        newest_ns = newer[-1].job.received_ns
+        for _ in range(len(self.waiting) + len(newer) - self.most_waiting):
+            if self.waiting and newest_ns - self.waiting[0].received_ns > FRESH_NS:
+                self._drop_oldest("newer")
+
+    def decide(self, seq: int, verdict: Frame | ProtocolError) -> None:
         """The verdict on a pending frame; unknown numbers (of before a reset) are ignored."""
         for entry in self.pending:
             if entry.seq == seq:
-                entry.verdict, entry.source = verdict, source
+                entry.verdict = verdict
                 return
 
     @property
@@ -168,8 +235,8 @@ class Stream:
 
     @property
     def wants_in(self) -> bool:
-        """Whether the next verdict is an acceptance."""
-        return bool(self.pending) and isinstance(self.pending[0].verdict, Frame)
+        """Whether the next verdict counts as an acceptance, be it of a frame that was dropped."""
+        return bool(self.pending) and isinstance(self.pending[0].verdict, Frame | Superseded)
 
     def unrecorded(self) -> Iterator[Pending]:
         """Frames whose verdict the journal does not know yet, in order of seq."""
@@ -186,7 +253,7 @@ class Stream:
                 return
             if entry.number <= number:
                 entry.durable = True
-                entry.source = None
+                entry.job = None
 
     def stop_recording(self) -> None:
         """Go on without the journal."""
@@ -214,6 +281,11 @@ class Stream:
                 messages.append(
                     Reject(seq=entry.seq, code=entry.verdict.code, reason=entry.verdict.reason)
                 )
+            elif isinstance(entry.verdict, Superseded):
+                self.settled = entry.seq
+                self.accepted += 1
+                self._count_drop(entry.verdict.value)
+                unsaid = True
             else:
                 assert entry.verdict is not None
                 self.settled = entry.seq
@@ -260,7 +332,8 @@ class Stream:
     def grant(self) -> None:
         """Extend the window by what would fit now."""
         if self.policy == "live":
-            self.limit = max(self.limit, self.settled + self.limits.live_waiting)
+            # As many in the decoder, and as many that wait for it and hold nobody up.
+            self.limit = max(self.limit, self.settled + 2 * self.limits.live_waiting)
             return
         if self.stalled:
             return
@@ -292,7 +365,24 @@ class Stream:
     def _drop_oldest(self, reason: str) -> None:
         frame = self.waiting.popleft()
         self.held_bytes -= frame.nbytes
-        self.dropped += 1
-        self.drop_reasons[reason] += 1
+        self._count_drop(reason)
         if self.recording:
             self.newly_dropped.append(frame.seq)
+
+    def _count_drop(self, reason: str) -> None:
+        self.dropped += 1
+        self.drop_reasons[reason] += 1
+
+    def _supersede(self, entry: Pending, why: Superseded) -> None:
+        entry.verdict, entry.job, entry.undecoded = why, None, False
+        self.held_bytes -= entry.nbytes
+        entry.nbytes = 0
+
+    def _undecoded(self) -> Iterator[Pending]:
+        return (entry for entry in self.pending if entry.undecoded)
+
+    @property
+    def _in_work(self) -> int:
+        """Frames in the decoder, or decoded and not accepted yet."""
+        begun = (entry.verdict for entry in self.pending if not entry.undecoded)
+        return sum(verdict is None or isinstance(verdict, Frame) for verdict in begun)

@@ -60,7 +60,8 @@ class Rejected(Entry, frozen=True, kw_only=True, tag="reject"):
 
 
 class Dropped(Entry, frozen=True, kw_only=True, tag="drop"):
-    """Accepted frames that the live policy discarded."""
+    """Frames that the live policy discarded: accepted ones, which stand before it, or such as were
+    never decoded, which stand nowhere."""
 
     seqs: list[UInt]
 
@@ -129,7 +130,12 @@ class History:
                 self.next_seq = entry.seq + 1
                 self._count(rejected=counts.rejected + 1)
             case Dropped():
-                self._count(dropped=counts.dropped + len(entry.seqs))
+                unseen = [seq for seq in entry.seqs if seq >= self.next_seq]
+                self.next_seq = max([self.next_seq, *(seq + 1 for seq in unseen)])
+                self._count(
+                    frames_in=counts.frames_in + len(unseen),
+                    dropped=counts.dropped + len(entry.seqs),
+                )
             case BatchSent() | Corrected():
                 pass
 

@@ -149,12 +149,41 @@ def test_live_keeps_the_newest_and_counts_the_rest(
     ingest: IngestHarness, client: RawClient, name: str
 ) -> None:
     session = begin(ingest, client, name, policy="live")
-    for seq in range(1, 10):
+    for seq in (1, 2):
         client.send_frame(seq)
         assert client.acked(seq)["credit"] >= 3
-    assert session.take_until(9) == [7, 8, 9]
+    for seq in range(3, 9):
+        client.send_frame(seq)
+    # Nobody takes any: the newest get their verdict all the same.
+    assert client.acked(8)["credit"] >= 3
+    assert session.take_until(8) == [6, 7, 8]
     counts = session.batches[-1].counts
-    assert (counts.frames_in, counts.waiting, counts.dropped) == (10, 0, 7)
+    assert (counts.frames_in, counts.waiting, counts.dropped) == (9, 0, 6)
+
+
+def test_live_does_not_decode_what_newer_frames_push_out(
+    ingest: IngestHarness, client: RawClient, name: str
+) -> None:
+    session = begin(ingest, client, name, policy="live")
+    for seq in (1, 2):
+        client.send_frame(seq)
+        client.acked(seq)
+    # Three wait for the session, which takes none; of those that come now three are kept.
+    for seq in range(3, 9):
+        client.send_frame(seq, b"no picture" if seq < 6 else None)
+    told = []
+    while not told or told[-1][1]["seq"] < 5:
+        told.append(client.receive())
+    assert {kind for kind, _ in told} == {"ACK"}
+    assert told[-1][1]["dropped"] == 3
+    seqs = session.take_until(8)
+    assert seqs[-3:] == [6, 7, 8]
+    client.acked(8)
+    session.want(0)
+    counts = session.receive(CountsUpdate.KIND).read(CountsUpdate).counts
+    while counts.frames_in < 9:
+        counts = session.receive(CountsUpdate.KIND).read(CountsUpdate).counts
+    assert (counts.rejected, counts.waiting, counts.dropped) == (0, 0, 9 - len(seqs))
 
 
 def test_a_repeat_is_answered_with_the_current_ack(

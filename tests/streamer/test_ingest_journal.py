@@ -11,7 +11,7 @@ import msgspec
 from ingest_harness import FakeSession, running_ingest
 from raw_client import EYE
 
-from streamer.journal import Begin, Corrected, FrameEntry, read_journal
+from streamer.journal import Begin, Corrected, Dropped, FrameEntry, read_journal
 from streamer.protocol.internal import CountsUpdate, PosesForward, SessionRefused, SessionStarted
 from streamer.protocol.links import SessionLost
 
@@ -210,6 +210,41 @@ def test_lossless_waits_while_the_journal_cannot_be_written(tmp_path: Path) -> N
     frames = [entry for entry in journal_of(tmp_path) if isinstance(entry, FrameEntry)]
     assert [frame.header.seq for frame in frames] == [0, 1]
     assert "is not durable" in ingest.log and "durable again" in ingest.log
+
+
+def test_frames_that_live_never_decoded_are_settled_for_ever(tmp_path: Path) -> None:
+    with running_ingest(tmp_path, live_waiting=3) as ingest, ingest.client() as client:
+        client.greet(policy="live")
+        client.send_frame(0)
+        session = ingest.start_session()
+        client.acked(0)
+        for seq in (1, 2):
+            client.send_frame(seq)
+            client.acked(seq)
+        for seq in range(3, 9):
+            client.send_frame(seq)
+        assert client.acked(5)["dropped"] == 3
+        session.close()
+        ingest.kill()
+        # Nothing of the run folder outlives the daemon.
+        shutil.rmtree(tmp_path / "ingest")
+        entries = journal_of(tmp_path)
+        frames = [entry.header.seq for entry in entries if isinstance(entry, FrameEntry)]
+        dropped = [seq for entry in entries if isinstance(entry, Dropped) for seq in entry.seqs]
+        assert (frames[:3], dropped[:3]) == ([0, 1, 2], [3, 4, 5])
+        ingest.start()
+        with ingest.client() as again:
+            upto = again.greet(resume=True, policy="live")["next_seq"]
+            assert upto >= 6
+            for seq in range(upto, 10):
+                again.send_frame(seq)
+            successor = ingest.start_session()
+            successor.life = 2
+            seqs = successor.take_until(9)
+            counts = successor.batches[-1].counts
+            assert not {3, 4, 5} & set(seqs)
+            assert (counts.frames_in, counts.dropped) == (10, 10 - len(seqs))
+            successor.close()
 
 
 def test_live_goes_on_without_and_says_so(tmp_path: Path) -> None:

@@ -9,22 +9,40 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from streamer.camera import CameraModel
 from streamer.frames import Frame
-from streamer.ingest.stream import Offer, Stream, StreamLimits
+from streamer.ingest.decoder import Job
+from streamer.ingest.stream import FRESH_NS, LATE_NS, Offer, Stream, StreamLimits, Superseded
 from streamer.protocol import ProtocolError
 from streamer.protocol.internal import Counts
-from streamer.protocol.messages import Ack, Reject
+from streamer.protocol.messages import Ack, FrameHeader, Reject
 
 LIMITS = StreamLimits(max_waiting=6, live_waiting=3, max_bytes=4000)
 
 
-def a_frame(seq: int, pixels: int = 100) -> Frame:
+def a_frame(seq: int, pixels: int = 100, received_ns: int = 0) -> Frame:
     image = np.zeros((1, pixels, 3), np.uint8)
-    return Frame(seq=seq, stamp_ns=seq, camera="c", image=image, K=np.eye(3), c2w=np.eye(4))
+    return Frame(
+        seq=seq, stamp_ns=seq, camera="c", image=image, K=np.eye(3), c2w=np.eye(4),
+        received_ns=received_ns,
+    )  # fmt: skip
+
+
+def a_job(seq: int, received_ns: int = 0) -> Job:
+    return Job(
+        session="s",
+        generation=0,
+        header=FrameHeader(seq=seq, stamp_ns=seq, camera="c", encoding="mono8", width=1, height=1),
+        parts=(b"x",),
+        camera=CameraModel("PINHOLE", 1, 1, (1.0, 1.0, 0.5, 0.5)),
+        convention="opencv",
+        c2w=np.eye(4),
+        received_ns=received_ns,
+    )
 
 
 class SendingAndTaking(RuleBasedStateMachine):
-    """Any order of frames coming, being decided, settled and taken, under both policies."""
+    """Any order of frames coming, being decoded, settled and taken, under both policies."""
 
     policy: Any = "lossless"
 
@@ -32,8 +50,14 @@ class SendingAndTaking(RuleBasedStateMachine):
         super().__init__()
         self.stream = Stream(limits=LIMITS)
         self.stream.open(self.policy, 300)
-        self.undecided: dict[int, int] = {}
+        self.now = 0
+        self.came: dict[int, int] = {}
+        """When each came, by seq."""
+        self.undecoded: dict[int, int] = {}
         """Pixels that each may have at most, by seq."""
+        self.undecided: dict[int, int] = {}
+        """The same of those that the decoder has."""
+        self.superseded: list[int] = []
         self.accepted: list[int] = []
         self.taken: list[int] = []
         self.rejected: list[int] = []
@@ -48,8 +72,12 @@ class SendingAndTaking(RuleBasedStateMachine):
         offer = self.stream.offer(seq, nbytes)
         if offer is Offer.TAKE:
             assert granted
-            self.undecided[seq] = pixels
+            self.came[seq] = self.now
+            self.undecoded[seq] = pixels
+            self.stream.hold(a_job(seq, self.now))
+            self.note_superseded()
         else:
+            self.note_superseded()
             assert offer is Offer.NO_CREDIT
             assert not granted or self.stream.held_bytes + nbytes > LIMITS.max_bytes
 
@@ -60,12 +88,58 @@ class SendingAndTaking(RuleBasedStateMachine):
             assert self.stream.offer(self.stream.received - back, 10) is Offer.REPEAT
         assert (self.stream.received, self.stream.held_bytes) == before
 
+    def note_superseded(self) -> None:
+        """The oldest of those that wait for the decoder, and only under the live policy."""
+        dropped = [e.seq for e in self.stream.pending if isinstance(e.verdict, Superseded)]
+        new = [seq for seq in dropped if seq in self.undecoded]
+        for seq in new:
+            del self.undecoded[seq]
+        assert not new or self.stream.policy == "live"
+        assert all(seq < min(self.undecoded, default=seq + 1) for seq in new)
+        self.superseded += new
+
+    @rule(seconds=st.sampled_from([0.01, 0.2, 0.6]))
+    def time_passes(self, seconds: float) -> None:
+        self.now += int(seconds * 1e9)
+
+    @rule(ahead=st.integers(1, 5))
+    def the_decoder_is_handed_frames(self, ahead: int) -> None:
+        seqs = [job.header.seq for job in self.stream.to_decode(self.now, ahead)]
+        assert seqs == sorted(self.undecoded)[: len(seqs)], "the oldest first, and each once"
+        for seq in seqs:
+            self.undecided[seq] = self.undecoded.pop(seq)
+        if self.stream.policy == "lossless":
+            assert not self.undecoded
+            return
+        assert all(self.now - self.came[seq] < LATE_NS for seq in self.undecoded)
+        decoded = [seq for seq in self.accepted if seq > self.stream.settled]
+        ready = len(self.stream.waiting) + len(self.undecided) + len(decoded)
+        assert not self.undecoded or ready >= min(ahead, LIMITS.live_waiting)
+
+    @rule()
+    def the_session_is_about_to_take(self) -> None:
+        before = [frame.seq for frame in self.stream.waiting]
+        dropped = self.stream.dropped
+        self.stream.freshen()
+        after = [frame.seq for frame in self.stream.waiting]
+        gone = before[: len(before) - len(after)]
+        assert before == gone + after
+        assert self.stream.dropped == dropped + len(gone)
+        if gone:
+            assert len(after) + len(self.undecoded) >= LIMITS.live_waiting
+            newest = self.came[max(self.undecoded)]
+            assert all(newest - self.came[seq] > FRESH_NS for seq in gone)
+
     @precondition(lambda self: self.undecided)
     @rule(data=st.data(), good=st.booleans())
     def a_verdict_is_reached(self, data: st.DataObject, good: bool) -> None:
         seq = data.draw(st.sampled_from(sorted(self.undecided)))
         pixels = data.draw(st.integers(1, self.undecided.pop(seq)))
-        verdict = a_frame(seq, pixels) if good else ProtocolError("bad_image", "no picture")
+        verdict = (
+            a_frame(seq, pixels, self.came[seq])
+            if good
+            else ProtocolError("bad_image", "no picture")
+        )
         (self.accepted if good else self.rejected).append(seq)
         self.stream.decide(seq, verdict)
 
@@ -103,7 +177,8 @@ class SendingAndTaking(RuleBasedStateMachine):
         assert stream.settled <= stream.received
         assert len(stream.waiting) == stream.accepted - stream.dropped - len(self.taken)
         settled_good = [seq for seq in self.accepted if seq <= stream.settled]
-        assert stream.accepted == len(settled_good)
+        settled_unseen = [seq for seq in self.superseded if seq <= stream.settled]
+        assert stream.accepted == len(settled_good) + len(settled_unseen)
         assert stream.rejected == len([seq for seq in self.rejected if seq <= stream.settled])
 
     @invariant()
@@ -118,7 +193,7 @@ class SendingAndTaking(RuleBasedStateMachine):
         assert stream.held_bytes == held
         assert held <= LIMITS.max_bytes
         assert sum(stream.drop_reasons.values()) == stream.dropped
-        most = LIMITS.max_waiting if stream.policy == "lossless" else 2 * LIMITS.live_waiting
+        most = LIMITS.max_waiting if stream.policy == "lossless" else 3 * LIMITS.live_waiting
         assert len(stream.waiting) + len(stream.pending) <= most
 
 
@@ -129,6 +204,10 @@ class SendingLive(SendingAndTaking):
     def the_window_stays_open(self) -> None:
         self.stream.grant()
         assert self.stream.credit >= LIMITS.live_waiting
+
+    @invariant()
+    def only_the_newest_wait_for_the_decoder(self) -> None:
+        assert len(self.undecoded) <= LIMITS.live_waiting
 
 
 SendingAndTaking.TestCase.settings = settings(max_examples=60, stateful_step_count=40)
@@ -205,6 +284,65 @@ def test_live_keeps_the_newest() -> None:
         accept(stream, seq)
     assert [frame.seq for frame in stream.take(9)] == [7, 8, 9]
     assert stream.counts == Counts(frames_in=10, waiting=0, dropped=7, rejected=0)
+
+
+def come(stream: Stream, seq: int, received_ns: int = 0) -> None:
+    assert stream.offer(seq, 10) is Offer.TAKE
+    stream.hold(a_job(seq, received_ns))
+
+
+def seqs(jobs: list[Job]) -> list[int]:
+    return [job.header.seq for job in jobs]
+
+
+def test_lossless_decodes_what_comes() -> None:
+    stream = opened()
+    for seq in range(4):
+        come(stream, seq)
+    assert seqs(stream.to_decode(0, ahead=1)) == [0, 1, 2, 3]
+    assert stream.to_decode(LATE_NS, ahead=1) == []
+
+
+def test_live_frames_are_superseded_before_they_are_decoded() -> None:
+    stream = opened("live")
+    come(stream, 0)
+    assert seqs(stream.to_decode(0, ahead=2)) == [0]
+    for seq in range(1, 6):
+        come(stream, seq)
+    assert seqs(stream.to_decode(0, ahead=2)) == [3]
+    stream.decide(0, a_frame(0))
+    # Two frames were never looked at: settled all the same, and counted as what they are.
+    assert stream.settle() == [Ack(seq=2, credit=6, dropped=2)]
+    assert stream.counts == Counts(frames_in=3, waiting=1, dropped=2, rejected=0)
+    assert stream.drop_reasons == {"newer": 2}
+    assert stream.newly_dropped == []
+
+
+def test_what_is_not_fresh_makes_room_for_what_is_when_the_session_takes() -> None:
+    stream = opened("live")
+    for seq in range(2):
+        come(stream, seq)
+        stream.to_decode(0, ahead=2)
+        stream.decide(seq, a_frame(seq))
+    stream.settle()
+    for seq in range(2, 5):
+        come(stream, seq, FRESH_NS)
+    stream.freshen()
+    assert [frame.seq for frame in stream.waiting] == [0, 1], "they are fresh enough"
+    come(stream, 5, FRESH_NS + 1)
+    stream.freshen()
+    # Three may wait: the newest three do.
+    assert not stream.waiting
+    assert seqs(stream.to_decode(FRESH_NS + 1, ahead=2)) == [3, 4]
+
+
+def test_a_live_frame_that_nothing_supersedes_is_decoded_in_the_end() -> None:
+    stream = opened("live")
+    for seq in range(3):
+        come(stream, seq)
+    assert seqs(stream.to_decode(0, ahead=1)) == [0]
+    assert stream.to_decode(LATE_NS - 1, ahead=1) == []
+    assert seqs(stream.to_decode(LATE_NS, ahead=1)) == [1, 2]
 
 
 def test_bytes_count_as_well_as_frames() -> None:
