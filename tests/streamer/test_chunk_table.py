@@ -20,7 +20,11 @@ def test_no_received_part_is_kept_alive_by_a_chunk() -> None:
     (update,) = splat_map.drain_updates()
     sent = encode_update(update, session="kitchen", epoch=1, seq=1)
     table = ChunkTable()
-    with zmq.Context() as context, context.socket(zmq.PAIR) as near, context.socket(zmq.PAIR) as far:
+    with (
+        zmq.Context() as context,
+        context.socket(zmq.PAIR) as near,
+        context.socket(zmq.PAIR) as far,
+    ):
         port = far.bind_to_random_port("tcp://127.0.0.1")
         near.connect(f"tcp://127.0.0.1:{port}")
         near.send_multipart(sent)
