@@ -9,7 +9,6 @@ import sys
 import tyro
 
 from streamer.config import LogConfig
-from streamer.garbage import begin
 from streamer.processes import set_up_logging
 from viewer.app import App
 from viewer.config import ViewerConfig
@@ -28,7 +27,6 @@ def main() -> int:
         return 2
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, lambda *_: app.stop())
-    begin()
     print(f"page {address(app.server)}", flush=True)
     app.run()
     return 0

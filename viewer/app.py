@@ -11,6 +11,7 @@ import numpy as np
 from gs_decoder import Similarity
 from streamer.access.keys import load_keys
 from streamer.access.token import page_token
+from streamer.garbage import QuietTimes
 from viewer.allocation import NodeLayout
 from viewer.cameras import CameraLayer
 from viewer.commands import Commands
@@ -82,6 +83,7 @@ class App:
     def run(self) -> None:
         """Draw until `stop` is called."""
         self._feed.start()
+        quiet = QuietTimes(time.monotonic())
         try:
             while not self._stop.is_set():
                 begin = time.monotonic()
@@ -93,6 +95,8 @@ class App:
                     self._drawn = None
                 took = time.monotonic() - begin
                 pause = max(_FASTEST_S, 2.0 * took, self._shown.bytes_sent / _BYTES_PER_S)
+                # What was drawn is on its way to the windows: nobody waits for this thread.
+                quiet.use(time.monotonic(), idle=False)
                 self._stop.wait(min(pause, _SLOWEST_S))
         finally:
             self._feed.stop()
