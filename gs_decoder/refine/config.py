@@ -28,7 +28,7 @@ class RefineConfig:
         refine_poses: whether to look for each view's camera as well (see `poses`).
         pose_after: visits of a view before: what a map that is still to settle has in the wrong
             place is no fault of the camera's.
-        pose_step, pose_hold, pose_bound: see `PoseOffsets`.
+        pose_step, pose_settling, pose_hold, pose_alike, pose_reach, pose_bound: see `PoseOffsets`.
         average_tail, average_most: what leaves the refiner is the average over about the last
             1 / average_tail of a splat's own steps, at most over the last average_most. On
             `hololens_office` 0.5 dB and 0.02 SSIM after 1000 to 1500 steps; skull and
@@ -51,7 +51,10 @@ class RefineConfig:
     refine_poses: bool = False
     pose_after: int = 2
     pose_step: float = 0.5
-    pose_hold: float = 0.1
+    pose_settling: float = 8.0
+    pose_hold: float = 0.05
+    pose_alike: float = 0.15
+    pose_reach: int = 3
     pose_bound: float = 0.03
     novelty: float = 4.0
     dropout_views: float = 2.0

@@ -11,12 +11,14 @@ visits that a view gets it came closer (docs/evaluation.md).
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 
 import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from gs_decoder.refine.views import RefineView
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
@@ -53,6 +55,18 @@ def offset_motion(offset: Float64) -> Float64:
     motion[:3, :3] += np.sinc(angle / math.pi) * cross + 0.5 * half * half * (cross @ cross)
     motion[:3, 3] = offset[3:]
     return motion
+
+
+def carried(offset: Float64, motion: Float64) -> Float64:
+    """A camera's offset (6,) as that of another one which moves along with it rigidly.
+
+    Args:
+        motion: (4, 4) from the first camera's frame to the other's.
+    """
+    turn = motion[:3, :3] @ offset[:3]
+    # To first order, which is all that matters for offsets of a degree.
+    shift = motion[:3, :3] @ offset[3:] + np.cross(motion[:3, 3], turn)
+    return np.concatenate([turn, shift])
 
 
 def align(
@@ -148,16 +162,31 @@ class PoseOffsets(dict[int, Float64]):
     Offsets stay when their views leave: what was rendered beside them says where they were.
 
     Args:
-        share: of the way to what suits a view best, taken at a visit: at first most of what
+        share: of the way to what suits a view best, taken at the first visit: at first most of what
             differs is the map's fault.
+        settling: visits by which half of that share is gone: from there on visits are averaged, and
+            what one of them has by chance does not make the camera tremble.
         hold: how strongly offsets are held at 0, as a share of the mean curvature: directions that
             a picture says little of stay, and map and cameras do not drift together.
+        alike: how strongly they are held at those of their neighbours, likewise: what a tracker is
+            wrong by it is wrong by for a while. At 0 where there are none.
+        reach: views are neighbours whose keys differ by no more than this.
         bound: of each component, radians and shares of the depth in view.
     """
 
-    def __init__(self, share: float, hold: float, bound: float) -> None:
+    def __init__(
+        self,
+        *,
+        share: float,
+        settling: float,
+        hold: float,
+        alike: float,
+        reach: int,
+        bound: float,
+    ) -> None:
         super().__init__()
-        self._share, self._hold, self._bound = share, hold, bound
+        self._share, self._settling, self._reach = share, settling, reach
+        self._hold, self._alike, self._bound = hold, alike, bound
         self._changed: set[int] = set()
 
     def restore(self, offsets: Mapping[int, Float64]) -> None:
@@ -171,15 +200,39 @@ class PoseOffsets(dict[int, Float64]):
         offset = self.get(key)
         return c2w if offset is None else c2w @ offset_motion(offset)
 
-    def learn(self, key: int, evidence: PoseEvidence) -> None:
-        """Go a part of the way to the best offset, given what was found at the present one."""
+    def learn(
+        self, key: int, evidence: PoseEvidence, before: int = 0, near: Sequence[Float64] = ()
+    ) -> None:
+        """Go a part of the way to the best offset, given what was found at the present one.
+
+        Args:
+            before: how often that was done for this view.
+            near: (6,) offsets of its neighbours, as `carried` to this camera.
+        """
         unit = np.repeat((1.0, evidence.depth), 3)
         old = self.get(key, np.zeros(6)) / unit
-        held = self._hold * np.trace(evidence.curvature) / 6.0
-        wish = np.linalg.solve(evidence.curvature + held * np.eye(6), evidence.slope - held * old)
-        new = np.clip(old + self._share * wish, -self._bound, self._bound)
+        typical = np.mean(near, axis=0) / unit if len(near) else np.zeros(6)
+        mean = np.trace(evidence.curvature) / 6.0
+        held, alike = self._hold * mean, self._alike * mean
+        wish = np.linalg.solve(
+            evidence.curvature + (held + alike) * np.eye(6),
+            evidence.slope - held * old - alike * (old - typical),
+        )
+        share = self._share * self._settling / (self._settling + before)
+        new = np.clip(old + share * wish, -self._bound, self._bound)
         self[key] = new * unit
         self._changed.add(key)
+
+    def near(self, view: RefineView, views: Mapping[int, RefineView]) -> list[Float64]:
+        """The offsets of the nearest views before and after that have one, as this camera's."""
+        found = []
+        for towards in (-1, 1):
+            for steps in range(1, self._reach + 1):
+                other = views.get(view.key + towards * steps)
+                if other is not None and other.key in self:
+                    found.append(carried(self[other.key], np.linalg.inv(view.c2w) @ other.c2w))
+                    break
+        return found
 
     def grow(self, key: int, factor: float) -> None:
         """The world around a view was scaled."""

@@ -58,7 +58,12 @@ class Refiner:
         self.origin: Float64 = np.zeros(3)
         self.views: dict[int, RefineView] = {}
         self.offsets = PoseOffsets(
-            self.config.pose_step, self.config.pose_hold, self.config.pose_bound
+            share=self.config.pose_step,
+            settling=self.config.pose_settling,
+            hold=self.config.pose_hold,
+            alike=self.config.pose_alike,
+            reach=self.config.pose_reach,
+            bound=self.config.pose_bound,
         )
         self.steps = 0
         self.convergence = Convergence(self.config.schedule.hold)
@@ -384,4 +389,6 @@ class Refiner:
             np.float32
         )
         if result.pose is not None:
-            self.offsets.learn(view.key, result.pose)
+            before = max(0, view.visits - 1 - self.config.pose_after)
+            near = self.offsets.near(view, self.views)
+            self.offsets.learn(view.key, result.pose, before, near)

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -22,7 +22,7 @@ from gs_decoder.refine import (
     refiner_state,
     restore_refiner,
 )
-from gs_decoder.refine.poses import PoseEvidence, align
+from gs_decoder.refine.poses import PoseEvidence, align, carried
 from gs_decoder.refine.renderers import NumbaViewRenderer, TorchViewRenderer
 
 Float64 = NDArray[np.float64]
@@ -97,6 +97,7 @@ def _project(points: Float64, c2w: Float64) -> tuple[Float64, NDArray[np.bool_]]
     return pixels[:, :2], ((pixels[:, :2] > 0) & (pixels[:, :2] < (WIDTH, HEIGHT))).all(axis=1)
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(-3.0, 3.0), min_size=6, max_size=6))
 def test_an_offset_is_a_rotation_vector_and_a_translation(values: list[float]) -> None:
     motion = offset_motion(np.array(values))
@@ -271,13 +272,71 @@ def evidence(best: Float64, depth: float = 1.0) -> PoseEvidence:
     return PoseEvidence(np.eye(6), best, depth)
 
 
+def held(**options: float) -> PoseOffsets:
+    """Offsets that never come to rest and that nothing holds, but for `options`."""
+    usual = {"share": 0.5, "settling": 1e12, "hold": 0.0, "alike": 0.0, "bound": 1.0}
+    return PoseOffsets(**{**usual, **options}, reach=3)
+
+
+def test_offsets_are_drawn_to_their_neighbours_and_to_nothing_without_any() -> None:
+    """Where picture and hold balance: curvature x (best - offset) = alike x (offset - mean)."""
+    offsets = held(alike=0.5)
+    best, beside = np.full(6, 0.03), [np.full(6, 0.01), np.full(6, 0.02)]
+    for near, expected in ((beside, (0.03 + 0.5 * 0.015) / 1.5), ([], 0.03 / 1.5)):
+        for _ in range(60):
+            missing = best - offsets.get(0, np.zeros(6))
+            offsets.learn(0, evidence(missing), near=near)
+        assert np.allclose(offsets[0], expected, rtol=1e-6)
+
+
+def test_what_one_visit_has_by_chance_counts_less_and_less() -> None:
+    """Noise of one picture's size moves a camera by its tenth in the end, and not by its half."""
+    random = np.random.default_rng(0)
+    moved = {}
+    for settling in (1e12, 8.0):
+        offsets, places = held(settling=settling), []
+        for visit in range(200):
+            missing = random.normal(0.0, 0.01, 6) - offsets.get(0, np.zeros(6))
+            offsets.learn(0, evidence(missing), before=visit)
+            places.append(offsets[0].copy())
+        moved[settling] = float(np.std(places[100:]))
+    assert moved[8.0] < 0.25 * moved[1e12]
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(-0.02, 0.02), min_size=6, max_size=6), st.integers(0, 2**31))
+def test_an_offset_is_carried_to_a_camera_of_the_same_rig(values: list[float], seed: int) -> None:
+    random = np.random.default_rng(seed)
+    first = offset_motion(random.normal(size=6))
+    second = first @ offset_motion(random.normal(size=6) * np.repeat((1.0, 0.3), 3))
+    offset = np.array(values)
+    moved = first @ offset_motion(offset) @ np.linalg.inv(first) @ second
+    found = second @ offset_motion(carried(offset, np.linalg.inv(second) @ first))
+    assert np.allclose(found, moved, atol=2e-3)
+    assert np.linalg.norm(found - moved) <= 0.1 * np.linalg.norm(moved - second) + 1e-12
+
+
+def test_neighbours_are_the_nearest_on_either_side_that_were_found() -> None:
+    offsets = held()
+    views = {
+        key: RefineView(key=key, image=np.zeros((4, 4, 3), np.uint8), K=K, c2w=np.eye(4))
+        for key in (2, 4, 5, 6, 9, 13)
+    }
+    offsets.restore({key: np.full(6, float(key)) for key in (2, 4, 7, 9, 13)})
+    assert [near[0] for near in offsets.near(views[5], views)] == [4.0]
+    assert [near[0] for near in offsets.near(views[6], views)] == [4.0, 9.0]
+    assert offsets.near(views[13], views) == []
+    assert [near[0] for near in offsets.near(views[4], views)] == [2.0]
+
+
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.floats(-1.0, 1.0), st.floats(0.1, 50.0)), max_size=30),
 )
 def test_offsets_stay_within_their_bound_and_changes_are_told_once(
     steps: list[tuple[float, float]],
 ) -> None:
-    offsets = PoseOffsets(share=0.5, hold=0.1, bound=0.03)
+    offsets = held(hold=0.1, bound=0.03)
     for motion, depth in steps:
         offsets.learn(7, evidence(np.full(6, motion), depth))
         assert np.abs(offsets[7][:3]).max() <= 0.03
@@ -289,7 +348,7 @@ def test_offsets_stay_within_their_bound_and_changes_are_told_once(
 
 def test_what_a_picture_says_little_of_is_held_back() -> None:
     """Where hold and picture balance: curvature x (best - offset) = hold x mean x offset."""
-    offsets = PoseOffsets(share=0.5, hold=0.1, bound=1.0)
+    offsets = held(hold=0.1)
     best = np.array([0.01, -0.02, 0.005, 0.02, 0.01, -0.01])
     known = np.array([2.0, 2.0, 1.0, 0.9, 0.09, 0.01])
     unit = np.repeat((1.0, 2.0), 3)
