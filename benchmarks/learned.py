@@ -5,7 +5,8 @@
     python benchmarks/learned.py depth CAPTURE [--json FILE]            depth, a capture's sensor
 
 `scenes` measures every third pixel in both directions of the streams of a cache, made by `python -m
-ttt_core.training.generate` from a split that was not trained on (`benchmarks/learned_scenes.yaml`).
+ttt_core.training.generate` from a split that was not trained on (`benchmarks/learned_scenes.yaml`);
+earlier key frames and the map of earlier points are given, as in the daemon.
 `streams` takes longer ones (`benchmarks/learned_streams.yaml`) and the conditions of
 `benchmarks/memory.py`: the memory carried, emptied before every batch, and the prior. A network
 that was trained with a memory relies on it, so that emptying it overstates what it is worth.
@@ -125,23 +126,20 @@ def first_sequences(cache: Path, count: int) -> list[TrainingSequence]:
 def scenes(options: Scenes) -> dict[str, Any]:
     sequences = first_sequences(options.cache, options.count)
     network = model_of("packaged", options.weights).network
-    result: dict[str, Any] = {"sequences": len(sequences)}
-    for name, draw in (("with the map", Draw()), ("without the map", Draw(drop_map=1.0))):
-        carried = stream_errors(network, sequences, draw)
-        reset = stream_errors(network, sequences, draw, reset=True)
-        prior = replace(carried, network=carried.prior)
-        result[name] = {
-            "prior": summary(carried.prior, carried.prior_confidence),
-            "learned": summary(carried.network, carried.confidence),
-            "learned, memory reset": summary(reset.network, reset.confidence),
+    carried = stream_errors(network, sequences, Draw())
+    reset = stream_errors(network, sequences, Draw(), reset=True)
+    prior = replace(carried, network=carried.prior)
+    result: dict[str, Any] = {
+        "sequences": len(sequences),
+        "prior": summary(carried.prior, carried.prior_confidence),
+        "learned": summary(carried.network, carried.confidence),
+        "learned, memory reset": summary(reset.network, reset.confidence),
+    }
+    for pair, other in (("learned - prior", prior), ("learned - reset", reset)):
+        by_scene = {
+            s: [errors.by_scene(slice(None), s) for errors in (carried, other)] for s in STATISTICS
         }
-        for pair, other in (("learned - prior", prior), ("learned - reset", reset)):
-            result[name][pair] = {
-                statistic: paired(
-                    *(errors.by_scene(slice(None), statistic) for errors in (carried, other))
-                )
-                for statistic in STATISTICS
-            }
+        result[f"{pair}, paired"] = {s: paired(*values) for s, values in by_scene.items()}
     return result
 
 
