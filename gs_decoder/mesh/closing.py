@@ -8,7 +8,20 @@ from __future__ import annotations
 
 import numba
 
-from gs_decoder.mesh.kernels import SIDE, Float32, Int32, UInt8, place
+from gs_decoder.mesh.kernels import CELLS, SIDE, Float32, Int32, UInt8, place
+
+
+@numba.njit(nogil=True, cache=True)
+def _beside(near: Int32, b: int, at: int, side: int) -> tuple[int, int]:
+    """(block, cell) of the voxel behind one of the six sides of cell `at`; block -1: none."""
+    d = 1 - 2 * (side & 1)
+    return place(
+        near,
+        b,
+        at // SIDE**2 + (d if side < 2 else 0),
+        at // SIDE % SIDE + (d if 2 <= side < 4 else 0),
+        at % SIDE + (d if side >= 4 else 0),
+    )
 
 
 @numba.njit(nogil=True, cache=True)
@@ -32,42 +45,32 @@ def grow(
             the same ring are not looked at, so that the order makes no difference.
     """
     for b in range(first, len(reached), step):
-        for i in range(SIDE):
-            for j in range(SIDE):
-                for k in range(SIDE):
-                    at = (i * SIDE + j) * SIDE + k
-                    if reached[b, at] != 0:
-                        continue
-                    count, shades = 0, 0
-                    total = red = green = blue = 0.0
-                    for side in range(6):
-                        d = 1 - 2 * (side & 1)
-                        other, cell = place(
-                            near,
-                            b,
-                            i + (d if side < 2 else 0),
-                            j + (d if 2 <= side < 4 else 0),
-                            k + (d if side >= 4 else 0),
-                        )
-                        if other < 0 or reached[other, cell] == 0 or reached[other, cell] >= ring:
-                            continue
-                        count += 1
-                        total += distance[other, cell]
-                        if rgb_weight[other, cell] > 0.0:
-                            shades += 1
-                            red += rgb[other, cell, 0]
-                            green += rgb[other, cell, 1]
-                            blue += rgb[other, cell, 2]
-                    if count == 0:
-                        continue
-                    distance[b, at] = total / count
-                    rgb_weight[b, at] = 0.0
-                    if shades:
-                        rgb_weight[b, at] = 1.0
-                        rgb[b, at, 0] = red / shades
-                        rgb[b, at, 1] = green / shades
-                        rgb[b, at, 2] = blue / shades
-                    reached[b, at] = ring
+        for at in range(CELLS):
+            if reached[b, at] != 0:
+                continue
+            count, shades = 0, 0
+            total = red = green = blue = 0.0
+            for side in range(6):
+                other, cell = _beside(near, b, at, side)
+                if other < 0 or reached[other, cell] == 0 or reached[other, cell] >= ring:
+                    continue
+                count += 1
+                total += distance[other, cell]
+                if rgb_weight[other, cell] > 0.0:
+                    shades += 1
+                    red += rgb[other, cell, 0]
+                    green += rgb[other, cell, 1]
+                    blue += rgb[other, cell, 2]
+            if count == 0:
+                continue
+            distance[b, at] = total / count
+            rgb_weight[b, at] = 0.0
+            if shades:
+                rgb_weight[b, at] = 1.0
+                rgb[b, at, 0] = red / shades
+                rgb[b, at, 1] = green / shades
+                rgb[b, at, 2] = blue / shades
+            reached[b, at] = ring
 
 
 @numba.njit(nogil=True, cache=True)
@@ -80,23 +83,13 @@ def smooth(
     the blocks. Arguments as of `grow`.
     """
     for b in range(first, len(reached), step):
-        for i in range(SIDE):
-            for j in range(SIDE):
-                for k in range(SIDE):
-                    at = (i * SIDE + j) * SIDE + k
-                    if reached[b, at] < 2 or (i + j + k) & 1 != parity:
-                        continue
-                    count, total = 0, 0.0
-                    for side in range(6):
-                        d = 1 - 2 * (side & 1)
-                        other, cell = place(
-                            near,
-                            b,
-                            i + (d if side < 2 else 0),
-                            j + (d if 2 <= side < 4 else 0),
-                            k + (d if side >= 4 else 0),
-                        )
-                        if other >= 0 and reached[other, cell] != 0:
-                            count += 1
-                            total += distance[other, cell]
-                    distance[b, at] = total / count
+        for at in range(CELLS):
+            if reached[b, at] < 2 or (at // SIDE**2 + at // SIDE + at) & 1 != parity:
+                continue
+            count, total = 0, 0.0
+            for side in range(6):
+                other, cell = _beside(near, b, at, side)
+                if other >= 0 and reached[other, cell] != 0:
+                    count += 1
+                    total += distance[other, cell]
+            distance[b, at] = total / count
