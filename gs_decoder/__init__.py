@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         Render,
         rasterize,
     )
+    from gs_decoder.surface import SurfaceRenderer, SurfaceView
     from gs_decoder.view import local_viewmat, render_view
 
 # numba takes a second to import: whoever only mirrors a map should not wait for it.
@@ -47,6 +48,7 @@ _LAZY = {
         ("NumbaRasterizer", "RasterBackendError", "RasterError", "Render", "rasterize"),
         "gs_decoder.raster",
     ),
+    **dict.fromkeys(("SurfaceRenderer", "SurfaceView"), "gs_decoder.surface"),
     **dict.fromkeys(("local_viewmat", "render_view"), "gs_decoder.view"),
 }
 
@@ -95,6 +97,8 @@ __all__ = [
     "Similarity",
     "SplatMap",
     "Splats",
+    "SurfaceRenderer",
+    "SurfaceView",
     "UnknownChunk",
     "Update",
     "evaluate_sh",

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from gs_decoder import render_view
+from gs_decoder import SurfaceRenderer, render_view
 from streamer import camera_paths
 from streamer.map_source import MapError, OpenMap
 from streamer.render import COVERED, to_bytes
@@ -79,7 +79,16 @@ def pictures(
 ) -> Iterator[NDArray[np.uint8]]:
     """(H, W, 3) rgb of every pose."""
     for pose in flight:
-        yield to_bytes(_render(world, pose, lens, background)[0])
+        render = render_view(
+            world.splats,
+            pose,
+            lens.K,
+            lens.width,
+            lens.height,
+            origin=world.origin,
+            background=background,
+        )
+        yield to_bytes(render.rgb.cpu().numpy())
 
 
 def depth_pictures(world: OpenMap, flight: Float64, lens: Lens) -> Iterator[NDArray[np.uint8]]:
@@ -94,37 +103,23 @@ def depth_pictures(world: OpenMap, flight: Float64, lens: Lens) -> Iterator[NDAr
     small = Lens(
         width=max(2, lens.width // 4), height=max(2, lens.height // 4), fov_deg=lens.fov_deg
     )
-    seen = [_inverse_depth(world, pose, small) for pose in picked]
+    surfaces = SurfaceRenderer(world.splats, world.origin)
+    seen = [_inverse_depth(surfaces, pose, small) for pose in picked]
     values = np.concatenate([inverse[inverse > 0] for inverse in seen])
     if not len(values):
         raise FlightError("--path: the map is nowhere in sight along it: is it in the map's world?")
     far, near = np.percentile(values, (1.0, 99.0))
     for pose in flight:
-        inverse = _inverse_depth(world, pose, lens)
+        inverse = _inverse_depth(surfaces, pose, lens)
         scaled = to_bytes((inverse - far) / max(float(near - far), 1e-12))
         colours = cv2.applyColorMap(scaled, cv2.COLORMAP_TURBO)[..., ::-1]
         yield np.where(inverse[..., None] > 0, colours, np.uint8(0))
 
 
-def _inverse_depth(world: OpenMap, pose: Float64, lens: Lens) -> Float64:
-    _, depth, alpha = _render(world, pose, lens, None)
-    covered = (alpha >= COVERED) & (depth > 0)
-    return np.where(covered, 1.0 / np.where(covered, depth, 1.0), 0.0)
-
-
-def _render(
-    world: OpenMap, pose: Float64, lens: Lens, background: tuple[float, float, float] | None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    render = render_view(
-        world.splats,
-        pose,
-        lens.K,
-        lens.width,
-        lens.height,
-        origin=world.origin,
-        background=background,
-    )
-    return render.rgb.cpu().numpy(), render.depth.cpu().numpy(), render.alpha.cpu().numpy()
+def _inverse_depth(surfaces: SurfaceRenderer, pose: Float64, lens: Lens) -> NDArray[np.float32]:
+    seen = surfaces.render(pose, lens.K, lens.width, lens.height)
+    covered = (seen.alpha >= COVERED) & (seen.depth > 0)
+    return np.where(covered, 1.0 / np.where(covered, seen.depth, np.float32(1.0)), np.float32(0.0))
 
 
 def _orbit(world: OpenMap, lens: Lens, count: int) -> Float64:

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 import numpy.typing as npt
+import torch
 
-from gs_decoder import Chunk, Render, render_view, to_world, world_origin
+from gs_decoder import Chunk, Render, SurfaceRenderer, render_view, to_world, world_origin
 
 COVERED = 0.5
 """Alpha from which a pixel's depth is that of a surface."""
@@ -24,6 +25,7 @@ def render_chunks(
     height: int,
     *,
     background: npt.ArrayLike | None = None,
+    surfaces: bool = False,
 ) -> Render:
     """The chunks seen from a pinhole camera.
 
@@ -32,9 +34,14 @@ def render_chunks(
         K: (3, 3) intrinsics, pixels, the first pixel's centre at (0.5, 0.5).
         width, height: pixels.
         background: (3,) rgb, 0..1; None: black.
+        surfaces: with the depth of the surface that a pixel shows (`SurfaceRenderer`), not with the
+            expected one.
     """
     origin = world_origin(chunks)
     splats = to_world(chunks, origin=origin)
+    if surfaces:
+        seen = SurfaceRenderer(splats, origin).render(c2w, K, width, height, background=background)
+        return Render(*map(torch.from_numpy, (seen.rgb, seen.depth, seen.alpha)))
     return render_view(splats, c2w, K, width, height, origin=origin, background=background)
 
 

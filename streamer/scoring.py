@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gs_decoder import Splats, psnr, render_view, ssim
+from gs_decoder import Splats, SurfaceRenderer, SurfaceView, psnr, render_view, ssim
 from gs_decoder.refine import offset_motion
 from streamer.exposure import estimate_log_gain
 from streamer.frames import Frame
@@ -32,7 +32,8 @@ class ViewScore:
     interpolated likewise.
 
     Where the view has sensor depth: `depth_error`, the median of |depth / sensor - 1| over the
-    pixels that both know, and `depth_filled`, their share of those that the sensor knows.
+    pixels that both know, the map's being that of the surface which a pixel shows
+    (`SurfaceRenderer`), and `depth_filled`, their share of those that the sensor knows.
     """
 
     seq: int
@@ -86,6 +87,12 @@ class WorldSplats:
             backend=backend,
         )
         return render.rgb.numpy(), render.depth.numpy(), render.alpha.numpy()
+
+    def surface(self, frame: Frame) -> SurfaceView:
+        """What a frame's camera sees of the map's surfaces, by the CPU's kernels."""
+        assert frame.c2w is not None, "held-out frames come from captures, which have poses"
+        height, width = frame.image.shape[:2]
+        return SurfaceRenderer(self.splats, self.origin).render(frame.c2w, frame.K, width, height)
 
 
 def score(
@@ -146,12 +153,12 @@ def _score(
     exposures = _Exposures(world, neighbours, background, backend)
     views, renders, exposures_applied = [], [], []
     for frame in held_out:
-        rgb, depth, alpha = world.render(frame, background, backend)
+        rgb, _, _ = world.render(frame, background, backend)
         rgb = np.clip(rgb, 0.0, 1.0)
         gain = np.exp(exposures.log_gain_at(frame))
         exposed = np.clip(rgb * gain, 0.0, 1.0).astype(np.float32)
         truth = frame.image.astype(np.float32) / np.float32(255.0)
-        depth_error, depth_filled = _compare_depth(depth, alpha, frame)
+        depth_error, depth_filled = _compare_depth(world, frame)
         views.append(
             ViewScore(
                 seq=frame.seq,
@@ -218,9 +225,8 @@ class _Exposures:
         return self._gains[frame.seq]
 
 
-def _compare_depth(
-    depth: Float32, alpha: Float32, frame: Frame
-) -> tuple[float | None, float | None]:
+def _compare_depth(world: WorldSplats, frame: Frame) -> tuple[float | None, float | None]:
+    """Error and filled share of a view; None without a sensor, or where both know no pixel."""
     if frame.depth is None:
         return None, None
     known = np.isfinite(frame.depth) & (frame.depth > 0.0)
@@ -228,8 +234,9 @@ def _compare_depth(
         known &= frame.valid
     if not known.any():
         return None, None
-    both = known & (alpha > _THERE)
+    seen = world.surface(frame)
+    both = known & (seen.alpha > _THERE)
     filled = float(both.sum() / known.sum())
     if not both.any():
         return None, filled
-    return float(np.median(np.abs(depth[both] / frame.depth[both] - 1.0))), filled
+    return float(np.median(np.abs(seen.depth[both] / frame.depth[both] - 1.0))), filled

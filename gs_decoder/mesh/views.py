@@ -70,7 +70,7 @@ class SurfaceRenderer:
             camera.height,
             sh_degree=self._degree,
         )
-        depth, share = self._rasterizer.median_depth(render, config.window)
+        depth, share, _ = self._rasterizer.median_depth(render, config.window)
         alpha = render.alpha
         surface = (alpha >= config.min_alpha) & (share >= config.min_share)
         rgb = render.rgb / np.maximum(alpha, 1e-6)[..., None]

@@ -120,7 +120,13 @@ def render_picture(records: Sequence[ChunkRecord], request: RenderRequest) -> An
 
     camera = request.camera
     picture = render_chunks(
-        _chunks(records), pose, K, camera.width, camera.height, background=request.background
+        _chunks(records),
+        pose,
+        K,
+        camera.width,
+        camera.height,
+        background=request.background,
+        surfaces=request.depth,
     )
     parts = [colour_png(picture, rgba=request.rgba)]
     unit_m = None

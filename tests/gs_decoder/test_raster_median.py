@@ -26,7 +26,7 @@ def median(
         a["means"], a["quats_wxyz"], a["scales"], a["opacities"], a["sh"], VIEW, K, WIDTH, HEIGHT,
         sh_degree=0,
     )  # fmt: skip
-    depth, share = rasterizer.median_depth(render, window)
+    depth, share, _ = rasterizer.median_depth(render, window)
     return depth, share, render.alpha, render.depth
 
 
@@ -101,6 +101,46 @@ def test_a_veil_before_a_wall_does_not_move_the_wall() -> None:
     assert expected[inner].max() < 2.9
     assert np.abs(depth[inner] - 3.0).max() < 1e-3
     assert share[inner].min() > 0.5 and share[inner].max() < 0.97
+
+
+@settings(max_examples=8, deadline=None)
+@given(
+    wide=st.floats(0.02, 0.4),
+    flat=st.floats(0.1, 1.0),
+    behind=st.floats(0.02, 0.4),
+    depth=st.floats(1.0, 8.0),
+)
+def test_sigma_is_the_width_of_what_lies_there(
+    wide: float, flat: float, behind: float, depth: float
+) -> None:
+    def ellipse(width: float, z: float) -> float:
+        """Standard deviation in pixels, the root of its area, with the rasteriser's blur."""
+        axes = np.array([width, flat * width]) * 30.0 / z
+        return float(np.prod(np.sqrt(axes**2 + 0.3)) ** 0.5)
+
+    z = np.array([depth, 1.02 * depth, 3.0 * depth], np.float32)
+    widths = np.array([wide, behind, 0.5], np.float32)
+    splats = Splats(
+        means=torch.from_numpy(np.outer(z, [0.5 / 30.0, 0.5 / 30.0, 1.0])).float(),
+        quats_wxyz=torch.tensor([1.0, 0, 0, 0]).repeat(3, 1),
+        scales=torch.from_numpy(widths[:, None] * np.array([1.0, flat, 0.1], np.float32)),
+        opacities=torch.tensor([0.6, 0.5, 0.9]),
+        sh=torch.zeros(3, 1, 3),
+    )
+    a = splats.to_numpy()
+    rasterizer = NumbaRasterizer(1)
+    render = rasterizer.forward(
+        a["means"], a["quats_wxyz"], a["scales"], a["opacities"], a["sh"], VIEW, K, WIDTH, HEIGHT,
+        sh_degree=0,
+    )  # fmt: skip
+    # Pixel (13, 18) has its centre half a pixel from the axis on both sides, as the splats have.
+    alone = rasterizer.median_depth(render, 1e-7)[2]
+    assert alone[13, 18] == pytest.approx(ellipse(wide, depth), rel=0.02)
+    both = rasterizer.median_depth(render, 0.05)[2]
+    areas = np.square([ellipse(wide, z[0]), ellipse(behind, z[1])])
+    mean = np.sqrt((0.6 * areas[0] + 0.4 * 0.5 * areas[1]) / (0.6 + 0.4 * 0.5))
+    assert both[13, 18] == pytest.approx(mean, rel=0.02)
+    assert (both[render.alpha == 0] == 0).all()
 
 
 def test_threads_and_old_renders() -> None:

@@ -1,7 +1,7 @@
 """The depth at which half of a pixel's light is passed: where expected depth is of no surface.
 
 At an edge, through mist or behind a floater the mean of all depths lies between surfaces; the
-median lies on one, and what lies close to it says where exactly and how clearly.
+median lies on one, and what lies close to it says where exactly, how clearly and how finely.
 """
 
 import math
@@ -29,6 +29,8 @@ from gs_decoder.raster.cpu.layout import (
 )
 
 _LOG2_MIN_ALPHA = math.log2(MIN_ALPHA)
+_FALL = -0.5 / math.log(2.0)
+"""What a record's falls are multiples of (see `projection`)."""
 
 
 @kernel
@@ -45,6 +47,7 @@ def median_depth(
     counter: np.ndarray,  # (1,) int64, 0: tiles already dealt out
     depth: np.ndarray,  # out (H*W,): mean depth of what lies within the window of the median
     share: np.ndarray,  # out (H*W,): and its part of the weight
+    sigma: np.ndarray,  # out (H*W,): and how wide its splats are, pixels
 ) -> None:
     tiles = tile_start.shape[0] - 1
     while True:
@@ -56,13 +59,13 @@ def median_depth(
             for x in range(left, min(left + TILE, width)):
                 pixel = y * width + x
                 whole = alpha_image[pixel]
-                depth[pixel], share[pixel] = 0.0, 0.0
+                depth[pixel], share[pixel], sigma[pixel] = 0.0, 0.0, 0.0
                 if whole <= 0.0:
                     continue
                 median = 0.0
                 # The first walk finds the median, the second what lies about it.
                 for walk in range(2):
-                    light, passed, near, total = 1.0, 0.0, 0.0, 0.0
+                    light, passed, near, total, area = 1.0, 0.0, 0.0, 0.0, 0.0
                     for pair in range(tile_start[tile], tile_start[tile + 1]):
                         s = np.int64(pair_splat[pair]) * RECORD
                         if (
@@ -98,5 +101,8 @@ def median_depth(
                         elif z >= median * (1.0 - window):
                             near += weight
                             total += weight * z
+                            falls = records[s + X_FALL] * records[s + RESIDUAL_FALL]
+                            area += weight * (-_FALL / math.sqrt(falls))
                 depth[pixel] = total / near if near > 0.0 else median
                 share[pixel] = min(1.0, near / whole)
+                sigma[pixel] = math.sqrt(area / near) if near > 0.0 else 0.0

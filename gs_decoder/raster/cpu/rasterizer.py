@@ -170,12 +170,13 @@ class NumbaRasterizer:
         )
         return NumpyRender(rgb, depth, alpha, context)
 
-    def median_depth(self, render: NumpyRender, window: float) -> tuple[Floats, Floats]:
-        """Where the surface is that a pixel shows: z-depth (H,W), and how clearly (H,W), 0..1.
+    def median_depth(self, render: NumpyRender, window: float) -> tuple[Floats, Floats, Floats]:
+        """Where the surface is that a pixel shows, and how clearly and finely: three of (H,W).
 
-        The depth is the mean of what lies within `window`, a share of depth, of the depth at which
-        half of the pixel's light is passed; how clearly: that part of the weight. Both are 0
-        where nothing is. Not differentiable. `render` as in `backward`.
+        The z-depth is the mean of what lies within `window`, a share of depth, of the depth at
+        which half of the pixel's light is passed; how clearly: that part of the weight, 0..1; how
+        finely: the standard deviation in pixels of the splats that lie there, the root of their
+        mean area. All are 0 where nothing is. Not differentiable. `render` as in `backward`.
 
         Raises:
             RuntimeError: this rasteriser has rendered another view since.
@@ -184,14 +185,15 @@ class NumbaRasterizer:
         self._expect_last(ctx)
         take = self._buffers.take
         tiles = ctx.tiles_x * -(-ctx.height // layout.TILE)
-        depth, share = np.empty_like(render.depth), np.empty_like(render.depth)
+        depth, share, sigma = (np.empty_like(render.depth) for _ in range(3))
         self._deal(
             median_depth, take("records", -(-ctx.count // LANES) * layout.RECORD * LANES),
             take("pair_splat", ctx.pairs, np.uint32), take("tile_start", tiles + 1, np.int64),
             ctx.tiles_x, ctx.width, ctx.height, ctx.max_alpha, float(window),
-            ctx.alpha.reshape(-1), depth.reshape(-1), share.reshape(-1), counter_at=9,
+            ctx.alpha.reshape(-1), depth.reshape(-1), share.reshape(-1), sigma.reshape(-1),
+            counter_at=9,
         )  # fmt: skip
-        return depth, share
+        return depth, share, sigma
 
     def _expect_last(self, ctx: Context) -> None:
         if ctx.generation != self._generation:
