@@ -16,7 +16,7 @@ HALF = np.array([2.0, 1.5, 1.25])
 CAMERA = CameraModel.pinhole(96, 72, 70.0, 70.0, 48.0, 36.0)
 
 
-def room_splats(spacing: float = 0.04, seed: int = 0) -> Splats:
+def room_splats(spacing: float = 0.04, seed: int = 0, grain: float = 0.1) -> Splats:
     """Flat opaque splats on the six walls, every wall in a colour of its own with some grain."""
     generator = np.random.default_rng(seed)
     means, scales, colours = [], [], []
@@ -36,7 +36,7 @@ def room_splats(spacing: float = 0.04, seed: int = 0) -> Splats:
             base[axis] = 0.7 if sign > 0 else 0.45
             means.append(wall)
             scales.append(size)
-            colours.append(base + generator.uniform(-0.1, 0.1, (grid_u.size, 1)))
+            colours.append(base + generator.uniform(-grain, grain, (grid_u.size, 1)))
     count = sum(len(wall) for wall in means)
     return Splats(
         means=torch.from_numpy(np.concatenate(means)).float(),

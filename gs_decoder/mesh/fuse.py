@@ -9,9 +9,9 @@ import numpy as np
 
 from gs_decoder.mesh.triangles import Mesh
 from gs_decoder.mesh.views import (
+    DepthRenderer,
     Float64,
     MeshCamera,
-    SurfaceRenderer,
     ViewConfig,
     cameras_beside,
     evenly,
@@ -93,7 +93,7 @@ def mesh_splats(
         raise MeshError(f"--voxel is {config.voxel:g}; a length above 0 in the map's units")
     chosen = evenly(cameras, config.max_cameras)
     total = len(chosen) * (2 if not config.beside else 4)
-    renderer = SurfaceRenderer(splats, base, config.views)
+    renderer = DepthRenderer(splats, base, config.views)
     views: list[DepthView] = []
     for number, camera in enumerate(chosen):
         view = renderer.view(camera)

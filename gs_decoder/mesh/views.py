@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gs_decoder.mesh.complete import CompletionConfig, complete_depth
 from gs_decoder.mesh.volume import DepthView
-from gs_decoder.raster import NumbaRasterizer
 from gs_decoder.splats import Splats
-from gs_decoder.view import local_viewmat
+from gs_decoder.surface import SurfaceRenderer
 
 Float64 = NDArray[np.float64]
 
@@ -32,54 +32,54 @@ class MeshCamera:
 class ViewConfig:
     """Attributes:
     min_alpha: pixels that the map covers less show no surface.
-    window: what lies within this share of the median depth is one surface.
-    min_share: pixels with a smaller part of their weight there show none.
+    min_share: pixels with a smaller part of their weight on one surface are not sure of it.
+    completion: how depth is carried on into what is not sure; None: it is not, and pixels below
+        `min_share` show no surface.
+    least_confidence: of a pixel whose depth others decided.
     side_step: how far a camera beside a given one stands, of the distance to what is near.
     side_turn_deg: and how far it is turned.
     """
 
     min_alpha: float = 0.5
-    window: float = 0.05
     min_share: float = 0.2
+    completion: CompletionConfig | None = field(default_factory=CompletionConfig)
+    least_confidence: float = 0.05
     side_step: float = 0.25
     side_turn_deg: float = 12.0
 
 
-class SurfaceRenderer:
-    """Looks at splats (N, …), which are relative to `origin`, for their surfaces. On the CPU."""
+class DepthRenderer:
+    """Looks at splats (N, …), which are relative to `origin`, for their surfaces."""
 
     def __init__(self, splats: Splats, origin: Float64, config: ViewConfig) -> None:
-        self._arrays = splats.to_numpy()
-        self._degree = splats.sh_degree
+        self._surfaces = SurfaceRenderer(splats, origin)
         self._origin = origin
         self._config = config
-        self._rasterizer = NumbaRasterizer()
 
     def view(self, camera: MeshCamera) -> DepthView:
         """Depth where it is that of one surface, and how sure it is."""
-        a, config = self._arrays, self._config
-        render = self._rasterizer.forward(
-            a["means"],
-            a["quats_wxyz"],
-            a["scales"],
-            a["opacities"],
-            a["sh"],
-            local_viewmat(camera.c2w, self._origin),
-            camera.K,
-            camera.width,
-            camera.height,
-            sh_degree=self._degree,
-        )
-        depth, share, _ = self._rasterizer.median_depth(render, config.window)
-        alpha = render.alpha
-        surface = (alpha >= config.min_alpha) & (share >= config.min_share)
-        rgb = render.rgb / np.maximum(alpha, 1e-6)[..., None]
+        config = self._config
+        seen = self._surfaces.render(camera.c2w, camera.K, camera.width, camera.height)
+        plain = seen.rgb / np.maximum(seen.alpha, 1e-6)[..., None]
+        rgb = np.asarray(np.clip(plain, 0.0, 1.0), np.float32)
+        covered = seen.alpha >= config.min_alpha
+        sure = covered & (seen.share >= config.min_share)
+        depth = np.where(sure, seen.depth, np.float32(0.0))
+        confidence = np.where(sure, (seen.alpha * seen.share) ** 2, np.float32(0.0))
+        if config.completion is not None:
+            wide = seen.sigma / (config.completion.detail * max(camera.width, camera.height))
+            depth, left = complete_depth(
+                depth, confidence / (1.0 + wide**4), rgb, config.completion
+            )
+            depth = np.where(covered, depth, np.float32(0.0))
+            least = np.float32(config.least_confidence)
+            confidence = np.where(covered, np.maximum(left, least), np.float32(0.0))
         local = camera.c2w.copy()
         local[:3, 3] -= self._origin
         return DepthView(
-            depth=np.where(surface, depth, np.float32(0.0)),
-            confidence=np.where(surface, (alpha * share) ** 2, np.float32(0.0)),
-            colour=np.round(np.clip(rgb, 0.0, 1.0) * 255.0).astype(np.uint8),
+            depth=depth,
+            confidence=confidence,
+            colour=np.round(rgb * 255.0).astype(np.uint8),
             K=np.ascontiguousarray(camera.K, np.float64),
             c2w=local,
         )

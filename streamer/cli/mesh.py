@@ -2,7 +2,8 @@
 
 MAP is a 3DGS PLY file, a folder of `splatstream run`, or the address of a running daemon. Depth is
 rendered from its cameras (cameras.json beside it, the daemon's key frames, or --cameras) and from
-beside them, fused; small holes are closed and small loose parts removed.
+beside them, carried on from where it is sure to where it is not, and fused; small holes are closed
+and small loose parts removed.
 """
 
 from __future__ import annotations
@@ -40,6 +41,9 @@ class Options(KeyOptions):
     close_holes: int = 8
     """Voxels by which surfaces are carried on into holes from all sides: holes up to twice as wide
     are closed where nothing was seen to be free; 0 leaves them."""
+    complete: bool = True
+    """Carry depth on from sure pixels to unsure ones of the same colour; else pixels that show no
+    clear surface are holes."""
     up: Literal["auto", "x", "y", "z", "-x", "-y", "-z"] = "auto"
     """What is up in the map's world, for a glb; auto: as the cameras were held."""
 
@@ -63,7 +67,7 @@ def run(options: Options) -> int:
         )
     from rich.markup import escape
 
-    from gs_decoder.mesh import MeshConfig
+    from gs_decoder.mesh import CompletionConfig, MeshConfig, ViewConfig
     from streamer.cli.console import console, frame_progress
     from streamer.map_source import open_map
     from streamer.meshing import mesh_map, up_of, write_mesh
@@ -82,6 +86,7 @@ def run(options: Options) -> int:
                 memory_bytes=int(options.memory * (1 << 30)),
                 floater_share=options.floaters,
                 close_holes=options.close_holes,
+                views=ViewConfig(completion=CompletionConfig() if options.complete else None),
             ),
             progress=lambda done, total: progress.update(100 * done // total),
         )

@@ -4,9 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from splat_room import CAMERA, HALF, room_poses, room_splats
 
-from gs_decoder.mesh import MeshCamera, MeshConfig, MeshError, draw_mesh, mesh_splats
+from gs_decoder import Splats
+from gs_decoder.mesh import (
+    CompletionConfig,
+    MeshCamera,
+    MeshConfig,
+    MeshError,
+    ViewConfig,
+    draw_mesh,
+    mesh_splats,
+)
 
 
 def cameras(origin: np.ndarray | None = None) -> list[MeshCamera]:
@@ -45,6 +55,33 @@ def test_walls_are_where_they_are_and_whole(origin: np.ndarray) -> None:
         x, y = (pose @ [0.0, 0.0, depth[36, 48], 1.0])[:2] - origin[:2]
         axis = 0 if abs(x) / HALF[0] > abs(y) / HALF[1] else 1
         assert rgb[36, 48].argmax() == axis
+
+
+def test_a_plain_wall_is_closed_before_the_wide_splats_that_stand_for_it() -> None:
+    # Where prediction was not sure a map has a few wide splats far behind, of the right colour.
+    splats = room_splats(grain=0.0)
+    x, y, z = splats.means.numpy().T
+    patch = (x > HALF[0] - 1e-3) & (np.abs(y) < 0.5) & (np.abs(z) < 0.4)
+    y, z = (a.ravel() for a in np.meshgrid(np.linspace(-1, 1, 6), np.linspace(-0.8, 0.8, 5)))
+    count = len(y)
+    wide = Splats(
+        means=torch.from_numpy(np.stack([np.full(count, 2 * HALF[0]), y, z], 1)).float(),
+        quats_wxyz=torch.tensor([1.0, 0.0, 0.0, 0.0]).repeat(count, 1),
+        scales=torch.tensor([0.05, 0.3, 0.3]).repeat(count, 1),
+        opacities=torch.full((count,), 0.9),
+        sh=splats.sh[np.flatnonzero(patch)[:1]].repeat(count, 1, 1),
+    )
+    world = Splats.cat([splats.select(np.flatnonzero(~patch)), wide])
+    look = room_poses(12)[0]
+    wall = HALF[0] - look[0, 3]
+    right = {}
+    for completion in (None, CompletionConfig()):
+        config = MeshConfig(views=ViewConfig(completion=completion))
+        mesh = mesh_splats(world, cameras(), config=config).mesh
+        depth, _ = draw_mesh(mesh, look, CAMERA.K, CAMERA.width, CAMERA.height)
+        right[completion is not None] = np.abs(depth[24:48, 32:64] / wall - 1.0) < 0.05
+    assert right[False].mean() < 0.3
+    assert right[True].mean() > 0.95
 
 
 def test_memory_bounds_the_voxel() -> None:
