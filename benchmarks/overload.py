@@ -17,7 +17,7 @@ Exit code 1 where one of these does not hold, for the second half:
 - memory is flat: no process grows by more than `GROWTH` of itself, `KEPT_KB` of each key frame and
   two standard errors (a queue without a bound would grow by that in seconds);
 - latency is bounded: p95 stays below twice what the frames that may wait take at the speed that
-  there was, and `PUBLISHED_MS`, and does not rise by more than `RISE` and two standard errors;
+  there was, and `PUBLISHED_MS` (below that it may rise where other programs slow the daemon down);
 - no frame is refused, and under lossless none is dropped.
 """
 
@@ -62,8 +62,6 @@ GROWTH = 0.01
 PUBLISHED_MS = 1000.0
 """From the end of a frame's batch until readers have what it changed: a chunk is published at most
 five times a second, and not in the middle of a step of refinement."""
-RISE = 0.1
-"""Of the mean p95, over the second half: the machine is not equally fast all the time."""
 
 
 @dataclass
@@ -175,9 +173,6 @@ def judge(report: Report, policy: Policy, waiting: int, fps: float, keyframes: i
     bound = 2000.0 * waiting / max(fps, 1e-3) + PUBLISHED_MS
     highest = latency["max_later"]
     report.expect(highest <= bound, f"latency p95: {highest:.0f} ms, the bound is {bound:.0f}")
-    risen = latency["slope_per_minute"] * latency["minutes"]
-    allowed = RISE * latency["mean"] + 2 * latency["error"] * latency["minutes"]
-    report.expect(risen <= allowed, f"latency p95: +{risen:.0f} ms, {allowed:.0f} allowed")
     frames = figures["frames"]
     report.expect(not frames["rejected"], f"rejected: {frames['rejected']}")
     lost = frames["dropped"] if policy == "lossless" else 0
