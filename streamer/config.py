@@ -152,7 +152,7 @@ class SessionConfig:
     """At most so many splats of one key frame."""
     map_budget: int = 600_000
     """At most so many splats in the map that readers see."""
-    resident_budget: int = 120_000
+    resident_budget: int = 200_000
     """At most so many of them in memory, rendered and refined. Beyond it parts out of sight rest
     on the disk, and come back when the camera does."""
     submaps: int = 48

@@ -21,7 +21,7 @@ from streamer.report import contact_sheet, write_report
 from streamer.scoring import Scores, WorldSplats, score
 from streamer.session.engine import Engine
 from streamer.session.pace import SHARE
-from streamer.session.settings import engine_config
+from streamer.session.settings import READY_WITHOUT_A_DISK, engine_config
 from streamer.session.threads import use_all_cores
 from streamer.sources import Capture, CaptureFrame, load_frame
 from streamer.trajectory import CAMERAS_FILE, write_cameras
@@ -182,6 +182,7 @@ def make_engine(
         weights=weights,
         refine_poses=refine_poses,
         sh_degree=sh_degree,
+        resident_budget=READY_WITHOUT_A_DISK,
     )
     settings = engine_config(ServeConfig(device=device, session=session))
     engine = Engine(settings, model=default_model(session.weights, settings.device))

@@ -20,7 +20,7 @@ from streamer.evaluation.marks import Marks
 from streamer.evaluation.methods import build_model
 from streamer.run import RunPlan, run_capture, write_keyframes
 from streamer.session.engine import Engine
-from streamer.session.settings import EngineConfig, engine_config
+from streamer.session.settings import READY_WITHOUT_A_DISK, EngineConfig, engine_config
 from streamer.session.threads import use_all_cores
 from streamer.sources import CaptureFrame, open_capture, parse_range
 from streamer.undistort import working_size
@@ -94,6 +94,7 @@ def _engine_config(job: Job) -> EngineConfig:
         background=job.background,
         refine_poses=job.refine_poses,
         sh_degree=job.sh_degree,
+        resident_budget=READY_WITHOUT_A_DISK,
     )
     config = engine_config(ServeConfig(device=job.device, session=session))
     config = dataclasses.replace(config, refine=dataclasses.replace(config.refine, seed=job.seed))
