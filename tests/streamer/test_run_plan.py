@@ -10,6 +10,7 @@ from engine_helpers import CAPTURE, make_engine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gs_decoder.refine.workers import Wait
 from streamer.run import RunPlan, run_capture
 from streamer.session.pace import SHARE
 from streamer.sources import open_capture
@@ -72,9 +73,9 @@ def test_a_run_tells_refinement_how_much_of_its_end_is_left(
     shares: list[float] = []
     step = engine.refiner.step
 
-    def told(share: float) -> float | None:
+    def told(share: float, wait: Wait) -> float | None:
         shares.append(share)
-        return step(share)
+        return step(share, wait)
 
     monkeypatch.setattr(engine.refiner, "step", told)
     engine.warm_up(43, 64)
