@@ -171,12 +171,6 @@ class Refiner:
         self._fit_buffers()
         return take(self.parameters, self._touched[: self.parameters.count], chunks)
 
-    def take_changed(
-        self, chunks: Collection[int], most: int | None = None
-    ) -> list[tuple[int, Splats]]:
-        """Both: the chunks that changed, and their splats."""
-        return self.take(self.changed_chunks(chunks, most))
-
     def view_matrix(self, c2w: Float64) -> Float32:
         """World-to-camera of a camera-to-world pose, relative to `origin`."""
         local = c2w.copy()

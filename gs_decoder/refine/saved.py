@@ -22,11 +22,11 @@ class RefinerState:
 
     Attributes:
         arrays: N splats: `rows`, `average`, `moment1`, `moment2` (N, C) float32, `steps` (N,)
-            int32, `chunk` (N,) int64, `touched` (N,) bool (see `Refiner.take_changed`); V views in
-            order: `view_keys` (V,) int64, `view_gains` (V, 3) float32 (logs), `view_visits` (V, 2)
-            int64 (how many, and the step of the last), `view_far`, `view_psnr` (V,) float64, NaN:
-            None; M offsets of poses, those of views that have left too: `offset_keys` (M,) int64,
-            `offsets` (M, 6) float64.
+            int32, `chunk` (N,) int64, `touched` (N,) bool (see `Refiner.changed_chunks`); V views
+            in order: `view_keys` (V,) int64, `view_gains` (V, 3) float32 (logs), `view_visits`
+            (V, 2) int64 (how many, and the step of the last), `view_far`, `view_psnr` (V,) float64,
+            NaN: None; M offsets of poses, those of views that have left too: `offset_keys` (M,)
+            int64, `offsets` (M, 6) float64.
         figures: the rest, fit for JSON.
     """
 

@@ -46,13 +46,13 @@ def opacities(refiner: Refiner) -> dict[int, float]:
 
 def test_only_splats_in_free_space_are_doubted_and_they_leave_in_the_end():
     refiner = refiner_with([1.0, 1.9, 2.0, 3.0, -1.0])
-    refiner.take_changed(range(5))
+    assert not refiner.has_changes
     config = EvidenceConfig(margin=0.1, log_odds=1.0, cull=0.05)
     assert doubt_splats(refiner, wall(2.0), K, np.eye(4), config) == 1
     after = opacities(refiner)
     assert after[0] == pytest.approx(1 / (1 + np.e), abs=1e-4)
     assert [after[chunk] for chunk in (1, 2, 3, 4)] == pytest.approx([0.5] * 4)
-    ((chunk, shown),) = refiner.take_changed(range(5))
+    ((chunk, shown),) = refiner.take(refiner.changed_chunks(range(5)))
     assert chunk == 0 and shown.opacities.item() == pytest.approx(after[0])
     for _ in range(2):
         doubt_splats(refiner, wall(2.0), K, np.eye(4), config)

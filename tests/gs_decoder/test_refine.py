@@ -319,38 +319,41 @@ def test_moving_a_chunk_is_what_the_splats_transform_says_and_leaves_the_others(
     refiner.close()
 
 
+def told(refiner, chunks, most=None):
+    """The chunks that readers are told of, as a session does it."""
+    return [chunk for chunk, _ in refiner.take(refiner.changed_chunks(chunks, most))]
+
+
 def test_of_many_changed_chunks_each_has_its_turn():
     refiner = refiner_with_views(6)
     for chunk in range(20, 30):
         refiner.add_splats(chunk, some_splats(chunk, 3))
     everybody = set(range(20, 29))
-    refiner.take_changed(set())
     assert not refiner.has_changes
     refiner.remove(np.flatnonzero(refiner.parameters.chunk[: refiner.parameters.count] == 7))
     refiner.remove(np.array([3 * place for place in range(10)]))
-    told = [chunk for _ in range(3) for chunk, _ in refiner.take_changed(everybody, most=4)]
-    assert sorted(told) == sorted(everybody), "each of them once, and nobody else"
+    turns = [chunk for _ in range(3) for chunk in told(refiner, everybody, most=4)]
+    assert sorted(turns) == sorted(everybody), "each of them once, and nobody else"
     assert not refiner.has_changes
     # Whoever changes all the time does not keep the others from their turn.
     for expected in ([20, 21], [22, 23], [24, 25]):
         refiner.remove(np.flatnonzero(refiner.parameters.chunk[: refiner.parameters.count] == 99))
         refiner._touched[: refiner.parameters.count] = True
-        assert [c for c, _ in refiner.take_changed(set(range(20, 26)), most=2)] == expected
+        assert told(refiner, set(range(20, 26)), most=2) == expected
     refiner.close()
 
 
 def test_changed_chunks_are_told_once_and_transparent_splats_leave():
     refiner = refiner_with_views(6)
     refiner.add_splats(8, some_splats(6, 20, shift=50.0))
-    refiner.take_changed({7, 8})
+    assert not refiner.has_changes
     refiner.step()
-    changed = refiner.take_changed({7, 8})
-    assert [chunk for chunk, _ in changed] == [7]
-    assert refiner.take_changed({7, 8}) == []
+    assert told(refiner, {7, 8}) == [7]
+    assert told(refiner, {7, 8}) == []
     refiner.parameters.rows[:5, 10] = -8.0
     refiner.parameters.activate()
     assert refiner.prune() == 5
-    assert [chunk for chunk, splats in refiner.take_changed({7, 8})] == [7]
+    assert told(refiner, {7, 8}) == [7]
     assert refiner.parameters.count == 315
     refiner.close()
 
