@@ -152,6 +152,7 @@ def daemon(options: Daemon, folder: Path, *, refine: bool) -> Iterator[DaemonPro
         map_budget=options.chunk_budget * options.keyframes * 2,
         resident_budget=options.chunk_budget * options.keyframes * 2,
         refine=refine,
+        weights=Path("packaged"),  # whose memory is corrected too
     )
     config = ServeConfig(
         ingest=free,

@@ -60,7 +60,7 @@ def filled(options: Options, what: Material) -> Engine:
         resident_budget=options.chunk_budget * options.keyframes,
         refine_enabled=False,
     )
-    engine = Engine(config, model=default_model())
+    engine = Engine(config, model=default_model("packaged"))
     pictures = [
         cv2.cvtColor(cv2.imdecode(np.frombuffer(f.jpeg, np.uint8), 1), cv2.COLOR_BGR2RGB)
         for f in what.frames

@@ -166,7 +166,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             updates="tcp://127.0.0.1:*",
             requests="tcp://127.0.0.1:*",
             session_dir=Path(folder),
-            session=SessionConfig(long_side=options.long_side),
+            session=SessionConfig(long_side=options.long_side, weights=options.weights),
             viewer=ViewerConfig(enabled=options.page, port=0),
         )
         with DaemonProcess(config) as daemon:
@@ -247,6 +247,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=5.0)
     parser.add_argument("--after", type=float, default=60.0)
     parser.add_argument("--long-side", type=int, default=240)
+    parser.add_argument("--weights", type=Path, help="as of `serve`; packaged by default")
     parser.add_argument("--page", action="store_true", help="with the live page")
     parser.add_argument("--sheet", type=Path, help="PNG of held-out views")
     parser.add_argument("--json", type=Path)

@@ -174,8 +174,8 @@ class SessionConfig:
     background: Literal["auto", "black", "white"] = "auto"
     """What lies behind the map; auto reads it off the images."""
     weights: Path | None = None
-    """A checkpoint of `splatstream train`, or a released one of tttLRM. Without it, or with
-    "packaged": the one that is shipped; with "none": the matching prior alone."""
+    """A checkpoint of `splatstream train`, or a released one of tttLRM; "packaged": the one that is
+    shipped. Without it, or with "none": the matching prior alone."""
 
     def __post_init__(self) -> None:
         _require(

@@ -137,7 +137,7 @@ def _opencv() -> Finding:
 
 
 def _weights() -> Finding:
-    remedy = "reinstall splatstream; until then serve and run need --weights none"
+    remedy = "reinstall splatstream; until then `--weights packaged` cannot be used"
 
     def check() -> str:
         from ttt_core.compact_checkpoint import load_compact

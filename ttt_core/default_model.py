@@ -1,4 +1,4 @@
-"""Which model the daemon runs: the packaged checkpoint, a given one, or the bare prior."""
+"""Which model the daemon runs: the bare prior, the packaged checkpoint, or a given one."""
 
 from __future__ import annotations
 
@@ -39,8 +39,9 @@ def default_model(
     """The model that `serve` and `run` use.
 
     Args:
-        weights: a checkpoint of `splatstream train`, or a released one of tttLRM; "packaged" or
-            None: the one that is shipped; "none": the bare prior.
+        weights: a checkpoint of `splatstream train`, or a released one of tttLRM; "packaged": the
+            one that is shipped; "none" or None: the bare prior, which by held-out views is as good
+            as the latter, and cheaper.
         kept_submaps: `StreamingConfig.kept_submaps`; released checkpoints have none.
 
     Raises:
@@ -71,9 +72,9 @@ def weights_digest(weights: str | Path | None = None) -> str:
 
 def _path(weights: str | Path | None) -> Path | None:
     """The file that the words mean; None: no weights."""
-    if weights is None or str(weights) == PACKAGED_WEIGHTS:
-        return PACKAGED
-    return None if str(weights) == NO_WEIGHTS else Path(weights)
+    if weights is None or str(weights) == NO_WEIGHTS:
+        return None
+    return PACKAGED if str(weights) == PACKAGED_WEIGHTS else Path(weights)
 
 
 def compact_model(

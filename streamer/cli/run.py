@@ -58,8 +58,8 @@ class Options:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """What to compute on."""
     weights: Path | None = None
-    """A checkpoint to predict with: a file of `splatstream train`, or a released one of tttLRM.
-    Without it the packaged one; "none": matching alone."""
+    """A checkpoint that corrects what matching finds: a file of `splatstream train`, or a released
+    one of tttLRM; "packaged": the one that is shipped. Without it matching alone."""
     viewer: bool = False
     """Show the growing map on a live page."""
 

@@ -51,8 +51,8 @@ class Options:
     long_side: int | None = None
     """Frames are scaled to this long side, pixels."""
     weights: Path | None = None
-    """A checkpoint to predict with: a file of `splatstream train`, or a released one of tttLRM.
-    Without it the packaged one; "none": matching alone."""
+    """A checkpoint that corrects what matching finds: a file of `splatstream train`, or a released
+    one of tttLRM; "packaged": the one that is shipped. Without it matching alone."""
     keys: Path | None = None
     """The daemon's folder of keys (splatstream keygen daemon): only clients with an allowed key
     may connect."""

@@ -20,6 +20,8 @@ from streamer.sources import Capture, CaptureFrame, open_capture
 
 LIMIT_S = 120.0
 OFFICE = open_capture(CAPTURE)
+PACKAGED = Path("packaged")
+"""Weights of sessions that carry a memory."""
 Frames = Sequence[CaptureFrame]
 
 
@@ -49,6 +51,7 @@ def daemon(
     """`splatstream serve` on free ports, ready when entered; its state lies in `folder`.
 
     Args:
+        weights: `PACKAGED` for sessions that carry a memory.
         budgets: of splats and sub-maps, by their names in `SessionConfig`.
     """
     config = ServeConfig(

@@ -61,7 +61,7 @@ def test_one_dies_one_ends_and_the_others_do_not_notice(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with (
-        daemon(tmp_path / "sessions", max_sessions=3, weights=Path("none")) as served,
+        daemon(tmp_path / "sessions", max_sessions=3) as served,
         requests(served) as asking,
         ExitStack() as stack,
     ):

@@ -31,7 +31,7 @@ SESSION = "office"
 
 def replayed(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "streamer.cli", "replay", *arguments]
-    options = ["--long-side", "96", "--weights", "none", "--steps", "3"]
+    options = ["--long-side", "96", "--steps", "3"]
     return subprocess.run([*command, *options], capture_output=True, text=True, timeout=300)
 
 
@@ -47,9 +47,8 @@ def as_a_daemon_computes() -> Iterator[None]:
 @pytest.mark.usefixtures("as_a_daemon_computes")
 def test_a_recorded_session_replays_to_the_same_map(tmp_path: Path) -> None:
     folder = tmp_path / "sessions"
-    bare = Path("none")
     with (
-        daemon(folder, refine=True, refine_steps=3, weights=bare) as serving,
+        daemon(folder, refine=True, refine_steps=3) as serving,
         requests(serving) as asking,
         client(serving, SESSION) as sender,
         PoseClient(serving.addresses["ingest"], session=SESSION) as back_end,
@@ -65,10 +64,8 @@ def test_a_recorded_session_replays_to_the_same_map(tmp_path: Path) -> None:
     assert cursor.next_seq == 14
     assert sum(chunk.count for chunk in chunks) > 500
 
-    settings = engine_config(
-        ServeConfig(session=SessionConfig(long_side=96, refine_steps=3, weights=bare))
-    )
-    engine = Engine(settings, model=default_model(bare, settings.device))
+    settings = engine_config(ServeConfig(session=SessionConfig(long_side=96, refine_steps=3)))
+    engine = Engine(settings, model=default_model(device=settings.device))
     again = replay(engine, Recording(folder / SESSION, settings.batch), long_side=96)
     engine.close()
     assert (again.frames, again.corrections, again.refused) == (14, 1, 0)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from live_daemon import (
     OFFICE,
+    PACKAGED,
     children,
     client,
     daemon,
@@ -54,7 +55,7 @@ def saved_upto(folder: Path) -> int:
 def test_a_killed_session_goes_on_from_its_state(tmp_path: Path) -> None:
     folder, log = tmp_path / "sessions", tmp_path / "daemon.log"
     with (
-        daemon(folder, refine=True, save_every=1, log=log) as first,
+        daemon(folder, refine=True, save_every=1, weights=PACKAGED, log=log) as first,
         requests(first) as asking,
         client(first, SESSION) as sender,
         subscriber(first, SESSION) as reader,
@@ -99,7 +100,7 @@ def test_a_killed_session_goes_on_from_its_state(tmp_path: Path) -> None:
     # Told to end it saved once more: every frame is in there once, whoever processed it.
     newest, older = states(folder / SESSION)
     assert read_cursor(newest).next_seq == 20
-    state = read_state(newest, default_model())
+    state = read_state(newest, default_model(PACKAGED))
     assert state.trajectory.seqs.tolist() == list(range(20))
     assert state.frames_done == 20
 
@@ -109,7 +110,7 @@ def test_a_killed_session_goes_on_from_its_state(tmp_path: Path) -> None:
     content[-1] ^= 1
     weights.write_bytes(content)
     expected = read_cursor(older).next_seq
-    with daemon(folder, log=log) as second, requests(second) as asking:
+    with daemon(folder, weights=PACKAGED, log=log) as second, requests(second) as asking:
         with client(second, SESSION, resume=True) as sender:
             send(sender, OFFICE.frames[20:24])
             assert sender.wait(60)
@@ -119,5 +120,5 @@ def test_a_killed_session_goes_on_from_its_state(tmp_path: Path) -> None:
     assert f"{newest}: damaged (refiner.safetensors is not as it was written)" in log.read_text()
     assert resumed_at(log)[1:] == [(older.name, expected)]
     assert (folder / SESSION / "state" / f"{newest.name}.damaged").is_dir()
-    state = read_state(states(folder / SESSION)[0], default_model())
+    state = read_state(states(folder / SESSION)[0], default_model(PACKAGED))
     assert state.trajectory.seqs.tolist() == list(range(24))

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from live_daemon import (
     OFFICE,
+    PACKAGED,
     client,
     daemon,
     frames_done,
@@ -43,8 +44,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def serving(folder: Path) -> Iterator[DaemonProcess]:
     """With refinement and the network, which has a memory to save; partial batches wait for FLUSH
     or BYE."""
-    packaged = Path("packaged")
-    with daemon(folder, refine=True, batch_timeout_s=600.0, weights=packaged) as process:
+    with daemon(folder, refine=True, batch_timeout_s=600.0, weights=PACKAGED) as process:
         yield process
 
 

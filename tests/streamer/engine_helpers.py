@@ -19,7 +19,7 @@ from streamer.session.engine import Engine
 from streamer.session.outbox import Keyframe, Outbox
 from streamer.session.settings import EngineConfig
 from streamer.sources import load_frame, open_capture
-from ttt_core import StreamingModel
+from ttt_core import StreamingModel, default_model
 
 LONG_SIDE = 64
 NEVER = 1e12
@@ -49,11 +49,12 @@ class Reader(Outbox):
 
 
 def make_engine(*, model: StreamingModel | None = None, **options: object) -> tuple[Engine, Reader]:
-    """An engine that publishes when it is told to, and who reads it."""
+    """An engine that publishes when it is told to, and who reads it; it carries a memory."""
     reader = Reader()
     steady = {"publish_every": NEVER, "chunk_interval": 0.0, "refine": RefineConfig(workers=2)}
     settings = {**steady, **options}
-    return Engine(EngineConfig(**settings), reader, model=model), reader
+    chosen = model or default_model("packaged")
+    return Engine(EngineConfig(**settings), reader, model=chosen), reader
 
 
 def office(first: int, stop: int, long_side: int = LONG_SIDE) -> list[Frame]:

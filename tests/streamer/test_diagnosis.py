@@ -38,7 +38,7 @@ def test_a_missing_checkpoint_is_broken(checkpoint: Path) -> None:
     assert not checkpoint.exists()
     finding = diagnosis._weights()
     assert finding.state == "broken"
-    assert "--weights none" in finding.detail
+    assert "--weights packaged" in finding.detail
 
 
 def test_a_checkpoint_is_told_with_its_licence_and_training(checkpoint: Path) -> None:
