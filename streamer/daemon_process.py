@@ -17,7 +17,8 @@ from types import TracebackType
 import yaml
 
 from streamer.child import PARENT_VARIABLE
-from streamer.config import ServeConfig, config_to_mapping
+from streamer.config import ServeConfig
+from streamer.config_files import config_to_mapping
 
 STOP_S = 8.0
 """A daemon ends within 5 s of SIGTERM; after this it is killed."""

@@ -20,7 +20,8 @@ import zmq
 
 from streamer.access.daemon import hand_out_own_keys, own_key_files, own_keys
 from streamer.child_process import ChildProcess
-from streamer.config import ServeConfig, write_run_config
+from streamer.config import ServeConfig
+from streamer.config_files import write_run_config
 from streamer.control import CONTROL, bind, ipc_address
 from streamer.metrics.exporter import DaemonView, MetricsServer, ProcessView
 from streamer.metrics.instruments import forget_metrics

@@ -10,7 +10,8 @@ from typing import Any, Literal
 import msgspec
 import yaml
 
-from streamer.config import ConfigError, config_section
+from streamer.config import ConfigError
+from streamer.config_files import config_section
 from streamer.suggest import did_you_mean
 from ttt_core.network import NetworkConfig
 from ttt_core.training.build import StreamSpec

@@ -125,7 +125,8 @@ def _target(options: Options) -> Iterator[_Target]:
     import dataclasses
     import tempfile
 
-    from streamer.config import ServeConfig, load_config
+    from streamer.config import ServeConfig
+    from streamer.config_files import load_config
     from streamer.daemon_process import DaemonProcess
 
     config = load_config(options.config) if options.config is not None else ServeConfig()

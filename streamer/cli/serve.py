@@ -14,7 +14,8 @@ from typing import Any, Literal
 
 from tyro.conf import FlagCreatePairsOff
 
-from streamer.config import ServeConfig, load_config
+from streamer.config import ServeConfig
+from streamer.config_files import load_config
 
 
 @dataclass(kw_only=True, slots=True)

@@ -7,7 +7,7 @@ import signal
 import sys
 from pathlib import Path
 
-from streamer.config import read_run_config
+from streamer.config_files import read_run_config
 from streamer.control import AddressInUse, ControlLink
 from streamer.ingest.service import IngestService
 from streamer.metrics.instruments import set_up_metrics

@@ -10,7 +10,7 @@ import tyro
 import zmq
 
 from streamer.access.daemon import open_gate
-from streamer.config import read_run_config
+from streamer.config_files import read_run_config
 from streamer.control import AddressInUse, ControlLink
 from streamer.metrics.instruments import set_up_metrics
 from streamer.processes import set_up_logging

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import zmq
 
-from streamer.config import read_run_config
+from streamer.config_files import read_run_config
 from streamer.control import ControlLink
 from streamer.garbage import begin
 from streamer.metrics.instruments import set_up_metrics

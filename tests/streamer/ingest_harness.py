@@ -16,7 +16,8 @@ import zmq
 from raw_client import WAIT_S, RawClient
 
 from streamer.access.daemon import hand_out_own_keys
-from streamer.config import ServeConfig, config_from_mapping, write_run_config
+from streamer.config import ServeConfig
+from streamer.config_files import config_from_mapping, write_run_config
 from streamer.protocol import Header, Message, decode, encode
 from streamer.protocol.internal import (
     Batch,

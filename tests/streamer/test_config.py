@@ -10,10 +10,8 @@ import pytest
 
 from gs_decoder.refine import RefineConfig
 from streamer.cli.serve import Options, serve_config
-from streamer.config import (
-    ConfigError,
-    PublisherConfig,
-    ServeConfig,
+from streamer.config import ConfigError, PublisherConfig, ServeConfig
+from streamer.config_files import (
     config_from_mapping,
     config_to_mapping,
     load_config,
