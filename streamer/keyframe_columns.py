@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamer.growing import roomier
+from streamer.protocol.requests import KeyframeEntry
 
 Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]
@@ -34,6 +35,16 @@ class KeyframeRow:
     camera: str
     chunk: int | None
     c2w: Float64
+
+    def entry(self) -> KeyframeEntry:
+        """As others are told of it."""
+        return KeyframeEntry(
+            seq=self.seq,
+            stamp_ns=self.stamp_ns,
+            camera=self.camera,
+            chunk=self.chunk,
+            c2w=self.c2w.reshape(-1).tolist(),
+        )
 
 
 class KeyframeColumns:

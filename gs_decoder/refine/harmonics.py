@@ -31,13 +31,13 @@ def harmonic_columns(degree: int) -> int:
 
 @numba.njit(nogil=True, cache=True, inline="always")
 def _basis(
-    x: np.float32,
-    y: np.float32,
-    z: np.float32,
+    row: Float32,  # (COLUMNS + harmonic_columns(degree),) of a splat
+    center: Float32,  # (3,) of the camera
     degree: int,
     basis: Float32,  # (_ROOM,), written: the functions of bands 1 to degree
 ) -> None:
-    """As `gs_decoder.sh.sh_basis` without DC, along (x, y, z) of any length."""
+    """As `gs_decoder.sh.sh_basis` without DC, from the camera's centre to the splat."""
+    x, y, z = row[0] - center[0], row[1] - center[1], row[2] - center[2]
     inverse = _ONE / max(np.sqrt(x * x + y * y + z * z), _TINY)
     x, y, z = x * inverse, y * inverse, z * inverse
     basis[0] = -_B1 * y
@@ -72,13 +72,7 @@ def colors_from(
     """What these splats look like from one place."""
     basis = np.empty(_ROOM, np.float32)
     for m, n in enumerate(which):
-        _basis(
-            rows[n, 0] - center[0],
-            rows[n, 1] - center[1],
-            rows[n, 2] - center[2],
-            degree,
-            basis,
-        )
+        _basis(rows[n], center, degree, basis)
         red, green, blue = rows[n, COLOR], rows[n, COLOR + 1], rows[n, COLOR + 2]
         for k in range((degree + 1) ** 2 - 1):
             red += basis[k] * rows[n, COLUMNS + 3 * k]
@@ -105,13 +99,7 @@ def accumulate_harmonics(
         red, green, blue = d_colors[m, 0], d_colors[m, 1], d_colors[m, 2]
         if red == 0.0 and green == 0.0 and blue == 0.0:
             continue
-        _basis(
-            rows[n, 0] - center[0],
-            rows[n, 1] - center[1],
-            rows[n, 2] - center[2],
-            degree,
-            basis,
-        )
+        _basis(rows[n], center, degree, basis)
         for k in range((degree + 1) ** 2 - 1):
             gradient[n, COLUMNS + 3 * k] += basis[k] * red
             gradient[n, COLUMNS + 3 * k + 1] += basis[k] * green

@@ -37,7 +37,7 @@ class KeyframeList:
         """All of them, or the last so many, in order of seq."""
         count = len(self._columns)
         first = 0 if newest is None else max(0, count - newest)
-        return [self._entry(place) for place in range(first, count)]
+        return [self._columns.row(place).entry() for place in range(first, count)]
 
     def thumbnails(self, entries: Iterable[KeyframeEntry]) -> list[bytes]:
         """Their JPEGs, empty where there is none (any more)."""
@@ -62,16 +62,6 @@ class KeyframeList:
         places = self._columns.places(cameras)
         known = self._columns.seqs[places].tolist()
         self._columns.poses[places] = np.reshape([cameras[seq] for seq in known], (-1, 4, 4))
-
-    def _entry(self, place: int) -> KeyframeEntry:
-        row = self._columns.row(place)
-        return KeyframeEntry(
-            seq=row.seq,
-            stamp_ns=row.stamp_ns,
-            camera=row.camera,
-            chunk=row.chunk,
-            c2w=row.c2w.reshape(-1).tolist(),
-        )
 
     def _forget(self, count: int) -> None:
         if count <= 0:

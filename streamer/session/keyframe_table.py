@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from streamer.keyframe_columns import KeyframeColumns, KeyframeRow
+from streamer.keyframe_columns import KeyframeColumns
 from streamer.session.outbox import Keyframe
 
 Float64 = NDArray[np.float64]
@@ -62,11 +62,9 @@ class KeyframeTable(Mapping[int, Keyframe]):
 
     def add(self, keyframe: Keyframe) -> None:
         """Take a new one; the oldest picture goes where there are too many."""
-        seq, c2w = keyframe.seq, keyframe.c2w
-        row = KeyframeRow(seq, keyframe.stamp_ns, keyframe.camera, keyframe.chunk, c2w)
-        self._columns.put(row)
+        self._columns.put(keyframe)
         if keyframe.thumbnail:
-            self._pictures[seq] = keyframe.thumbnail
+            self._pictures[keyframe.seq] = keyframe.thumbnail
         if len(self._pictures) > self._limit:
             del self._pictures[next(iter(self._pictures))]
 

@@ -12,23 +12,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gs_decoder import Update
+from streamer.keyframe_columns import KeyframeRow
 
 Float64 = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Keyframe:
+class Keyframe(KeyframeRow):
     """A frame the map was built from; `chunk` is None where nothing of it is in the map.
 
     `c2w` (4, 4) float64 camera to world, rigid; `thumbnail` a JPEG of at most 160 px, empty where
     it was given up for newer ones.
     """
 
-    seq: int
-    stamp_ns: int
-    camera: str
-    chunk: int | None
-    c2w: Float64
     thumbnail: bytes
 
 

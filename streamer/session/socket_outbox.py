@@ -24,7 +24,6 @@ from streamer.protocol.links import (
     SyncBegin,
     SyncEnd,
 )
-from streamer.protocol.requests import KeyframeEntry
 from streamer.protocol.update_headers import LatencyMs, StatusHeader
 from streamer.protocol.updates import encode_update
 from streamer.protocol.wire import Buffer, encode
@@ -81,7 +80,7 @@ class SocketOutbox(Outbox):
         self._queue(_described(added))
 
     def keyframes_moved(self, poses: Mapping[int, Float64]) -> None:
-        moved = [(seq, _flat(pose)) for seq, pose in poses.items()]
+        moved = [(seq, pose.reshape(-1).tolist()) for seq, pose in poses.items()]
         for start in range(0, len(moved), ENTRIES_PER_MESSAGE):
             self.send(encode(KeyframesMoved(c2w=moved[start : start + ENTRIES_PER_MESSAGE])))
 
@@ -203,16 +202,7 @@ def _in_pieces(updates: Iterable[Update]) -> Iterator[Update]:
 def _described(keyframes: Sequence[Keyframe]) -> Iterator[Sequence[Buffer]]:
     for start in range(0, len(keyframes), _KEYFRAMES_AT_ONCE):
         some = keyframes[start : start + _KEYFRAMES_AT_ONCE]
-        entries = [
-            KeyframeEntry(
-                seq=frame.seq,
-                stamp_ns=frame.stamp_ns,
-                camera=frame.camera,
-                chunk=frame.chunk,
-                c2w=_flat(frame.c2w),
-            )
-            for frame in some
-        ]
+        entries = [frame.entry() for frame in some]
         yield encode(Keyframes(add=entries), *[frame.thumbnail for frame in some])
 
 
@@ -234,7 +224,3 @@ def dealer(
     socket.setsockopt(zmq.RCVHWM, hwm)
     socket.connect(address)
     return socket
-
-
-def _flat(matrix: Float64) -> list[float]:
-    return matrix.reshape(-1).tolist()

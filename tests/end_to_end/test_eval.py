@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from live_daemon import alive, children, wait_until
+from daemon_children import alive, children
+from live_daemon import wait_until
 
 from gs_decoder import read_ply
 from streamer.cli import dispatch

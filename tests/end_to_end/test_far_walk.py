@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from daemon_children import children
 from live_daemon import (
     LIMIT_S,
     OFFICE,
     PACKAGED,
-    children,
     client,
     daemon,
     frames_done,

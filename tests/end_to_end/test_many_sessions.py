@@ -11,9 +11,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
+from daemon_children import children
 from live_daemon import (
     OFFICE,
-    children,
     client,
     daemon,
     frames_done,

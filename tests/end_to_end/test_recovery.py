@@ -13,10 +13,9 @@ from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
+from daemon_children import alive, children
 from live_daemon import (
     OFFICE,
-    alive,
-    children,
     client,
     daemon,
     frames_done,

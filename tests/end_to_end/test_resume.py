@@ -9,10 +9,10 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from daemon_children import children
 from live_daemon import (
     OFFICE,
     PACKAGED,
-    children,
     client,
     daemon,
     frames_done,

@@ -17,7 +17,8 @@ from urllib.request import urlopen
 import cv2
 import numpy as np
 import pytest
-from live_daemon import OFFICE, alive, children, subscriber_of_run, wait_until
+from daemon_children import alive, children
+from live_daemon import OFFICE, subscriber_of_run, wait_until
 
 from gs_decoder import read_ply
 from gs_decoder.mesh import decode_glb

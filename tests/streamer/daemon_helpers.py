@@ -18,6 +18,7 @@ from pathlib import Path
 import msgpack
 import numpy as np
 import zmq
+from daemon_children import alive, children
 
 LIMIT_S = 120.0
 
@@ -88,7 +89,7 @@ class Daemon:
 
     def children(self) -> dict[str, list[int]]:
         """Pids by module name."""
-        return children_of(self.process.pid)
+        return children(self.process.pid)
 
     def run_dirs(self) -> list[Path]:
         return sorted(self.folder.glob("splatstream-*"))
@@ -123,33 +124,6 @@ def running_daemon(*options: str) -> Iterator[Daemon]:
         yield daemon
     finally:
         daemon.close()
-
-
-def children_of(parent: int) -> dict[str, list[int]]:
-    """Pids of the processes that a supervisor started, by the module they run."""
-    found: dict[str, list[int]] = {}
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            fields = (entry / "stat").read_text().rpartition(")")[2].split()
-            arguments = (entry / "cmdline").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if int(fields[1]) != parent or fields[0] == "Z" or b"streamer.child" not in arguments:
-            continue
-        module = arguments[arguments.index(b"streamer.child") + 1].decode()
-        found.setdefault(module.removeprefix("streamer."), []).append(int(entry.name))
-    return found
-
-
-def alive(pid: int) -> bool:
-    """Whether a process runs; one that only waits to be collected does not."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return False
-    return fields[0] not in "ZX"
 
 
 class Sender:

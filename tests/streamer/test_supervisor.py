@@ -15,10 +15,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from daemon_children import alive
 from daemon_helpers import (
     Daemon,
     Sender,
-    alive,
     run_serve,
     running_daemon,
     wait_until,

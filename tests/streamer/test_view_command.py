@@ -7,7 +7,8 @@ import subprocess
 import sys
 
 import pytest
-from daemon_helpers import alive, children_of, wait_until
+from daemon_children import alive, children
+from daemon_helpers import wait_until
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
@@ -16,8 +17,8 @@ def test_a_view_that_is_ended_takes_its_page_with_it(number: signal.Signals) -> 
     command = [sys.executable, "-c", "from streamer.cli import main; main()", "view", *nobody]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as view:
         try:
-            wait_until(lambda: children_of(view.pid), "the page's process")
-            ((page,),) = children_of(view.pid).values()
+            wait_until(lambda: children(view.pid), "the page's process")
+            ((page,),) = children(view.pid).values()
         finally:
             view.send_signal(number)
     wait_until(lambda: not alive(page), "the page to end")
