@@ -49,7 +49,8 @@ class Message:
         return read_header(self.header, self.kind, header_type)
 
     def peek(self, header_type: type[StructT]) -> StructT:
-        """Decode the few keys that this type names; the others are passed over unread.
+        """Decode the keys that this type names at once; whatever else is there is passed over
+        unread: for what the daemon's own processes say to each other.
 
         Raises:
             ProtocolError: `bad_header`, naming the key that is missing or mistyped.

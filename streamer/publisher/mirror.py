@@ -7,7 +7,7 @@ import time
 
 import msgspec
 
-from streamer.protocol import Buffer, Header, Message, ProtocolError
+from streamer.protocol import Buffer, Message, ProtocolError
 from streamer.protocol.links import (
     Keyframes,
     KeyframesMoved,
@@ -21,7 +21,7 @@ from streamer.protocol.update_headers import (
     check_version,
 )
 from streamer.publisher.keyframes import KeyframeList
-from streamer.publisher.table import ChunkTable
+from streamer.publisher.table import Change, ChunkTable
 
 
 class Verdict(enum.Flag):
@@ -34,19 +34,14 @@ class Verdict(enum.Flag):
     """Something was missed: the session must send everything."""
 
 
-class _Position(Header, frozen=True, kw_only=True):
-    """The keys by which every counted message is placed."""
-
-    session: str
-    epoch: int
-    seq: int
-
-
 class SessionMirror:
     """Map, key frames and status of one session, exact at ``seq`` while ``synced``.
 
     A session's messages come in order; what is missed between (this process started later, or
     was away) shows as a step in ``seq`` and is repaired by a RESYNC.
+
+    A change is joined to the table after it was published: subscribers wait for it, and a loop
+    closure moves thousands of chunks. Nobody can see the table without it.
     """
 
     def __init__(self, name: str) -> None:
@@ -60,8 +55,21 @@ class SessionMirror:
         """Whether the counters are known: those of a session that ran before are its own to say."""
         self.active_at = time.monotonic()
         """When a frame came, the map changed, or a reader asked for something."""
+        self._due: Change | None = None
         self._begin(0)
         self.synced = False
+
+    @property
+    def table(self) -> ChunkTable:
+        """The chunks at ``seq``."""
+        self.join()
+        return self._table
+
+    def join(self) -> None:
+        """Take over into the table what `receive` gave out to be published."""
+        change, self._due = self._due, None
+        if change is not None:
+            self._table.join(change)
 
     @property
     def state(self) -> str:
@@ -80,7 +88,7 @@ class SessionMirror:
         self.lost = True
 
     def receive(self, message: Message) -> Verdict:
-        """Take one message of the session.
+        """Take one message of the session; `join` once what is to be done is done.
 
         Raises ProtocolError for a message that a session would not send.
         """
@@ -94,7 +102,7 @@ class SessionMirror:
         if kind == Keyframes.KIND:
             self._keyframes(message.read(Keyframes), message.parts)
         elif kind == KeyframesMoved.KIND:
-            self.keyframes.move(message.read(KeyframesMoved).c2w)
+            self.keyframes.move(message.peek(KeyframesMoved).c2w)
         elif kind == SyncBegin.KIND:
             self._sync_begin(message.read(SyncBegin))
         elif kind == SyncEnd.KIND:
@@ -115,7 +123,7 @@ class SessionMirror:
         self._clear()
 
     def _clear(self) -> None:
-        self.table = ChunkTable()
+        self._table, self._due = ChunkTable(), None
         self.keyframes = KeyframeList()
 
     def _hello(self, hello: SessionHello) -> Verdict:
@@ -147,7 +155,8 @@ class SessionMirror:
         return Verdict.NOTHING if self.synced else Verdict.RESYNC
 
     def _counted(self, message: Message) -> Verdict:
-        place = message.peek(_Position)
+        change = Change.of(message)
+        place = change.header
         if place.session != self.name:
             raise ProtocolError("bad_session", f"session: {place.session!r} came from {self.name}")
         if place.epoch < self.epoch:
@@ -159,7 +168,7 @@ class SessionMirror:
             self.synced = known
         if self.syncing:
             if place.seq <= self._sync_seq:
-                self.table.apply(message)
+                self.table.join(change)
                 return Verdict.NOTHING
             # A change made after the sync, whose end was lost.
             self.syncing = False
@@ -172,7 +181,8 @@ class SessionMirror:
             self.synced = False
         if not self.synced:
             return Verdict.PUBLISH | (Verdict.RESYNC if missed else Verdict.NOTHING)
-        self.table.apply(message)
+        self.join()
+        self._due = change
         return Verdict.PUBLISH
 
     def _keyframes(self, header: Keyframes, thumbnails: tuple[Buffer, ...]) -> None:

@@ -266,6 +266,7 @@ class Publisher:
         verdict = mirror.receive(message)
         if Verdict.PUBLISH in verdict:
             self._publish(name, message.kind, list(frames))
+        mirror.join()
         if Verdict.RESYNC in verdict:
             self._resync(name)
 

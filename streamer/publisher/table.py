@@ -7,7 +7,7 @@ into a splat, so that the publisher forwards a chunk's bytes untouched and start
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 
@@ -32,6 +32,36 @@ class ChunkRecord:
     parts: tuple[Buffer, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A chunk, move, drop or reset that is what the protocol says."""
+
+    header: ChunkHeader | MoveHeader | DropHeader | ResetHeader
+    parts: tuple[Buffer, ...] = field(repr=False)
+
+    @staticmethod
+    def of(message: Message) -> Change:
+        """Raises ProtocolError where kind, header and parts are not what the protocol says."""
+        # Of a session of this daemon's own, on a socket that nobody else reaches: read in one go.
+        header = message.peek(_CHANGES[message.kind])
+        if isinstance(header, ChunkHeader):
+            if header.codec != "f32":
+                raise ProtocolError("bad_header", f"codec: {header.codec!r}; sessions publish f32")
+            check_parts(
+                message.parts,
+                header.parts,
+                count=header.count,
+                sh_degree=header.sh_degree,
+                codec="f32",
+            )
+        return Change(header, message.parts)
+
+
+_CHANGES: dict[bytes, type[ChunkHeader | MoveHeader | DropHeader | ResetHeader]] = {
+    header.KIND: header for header in (ChunkHeader, MoveHeader, DropHeader, ResetHeader)
+}
+
+
 class ChunkTable:
     """All chunks of one epoch, by id, in order of arrival."""
 
@@ -45,20 +75,18 @@ class ChunkTable:
         """Number of splats."""
         return sum(record.header.count for record in self.chunks.values())
 
-    def apply(self, message: Message) -> None:
-        """Join a chunk, move, drop or reset.
-
-        Raises ProtocolError where header and parts are not what the protocol says.
-        """
-        if message.kind == ChunkHeader.KIND:
-            self._chunk(message.read(ChunkHeader), message.parts)
-        elif message.kind == MoveHeader.KIND:
-            for identity, revision, pose in message.read(MoveHeader).moves:
+    def join(self, change: Change) -> None:
+        """Hold what it says."""
+        header = change.header
+        if isinstance(header, ChunkHeader):
+            self._chunk(header, change.parts)
+        elif isinstance(header, MoveHeader):
+            for identity, revision, pose in header.moves:
                 self._move(identity, revision, pose)
-        elif message.kind == DropHeader.KIND:
-            for identity, revision in message.read(DropHeader).chunks:
+        elif isinstance(header, DropHeader):
+            for identity, revision in header.chunks:
                 self._drop(identity, revision)
-        elif message.kind == ResetHeader.KIND:
+        else:
             self.chunks.clear()
             self._dropped.clear()
 
@@ -86,11 +114,6 @@ class ChunkTable:
         return Differences(drops, records, moves)
 
     def _chunk(self, header: ChunkHeader, parts: Sequence[Buffer]) -> None:
-        if header.codec != "f32":
-            raise ProtocolError("bad_header", f"codec: {header.codec!r}; sessions publish f32")
-        check_parts(
-            parts, header.parts, count=header.count, sh_degree=header.sh_degree, codec="f32"
-        )
         self._clock = max(self._clock, header.revision)
         if header.revision <= self._dropped.get(header.chunk, -1):
             return

@@ -10,7 +10,7 @@ from map_strategies import random_meta, random_splats
 from gs_decoder import SplatMap
 from streamer.protocol import decode
 from streamer.protocol.updates import encode_update
-from streamer.publisher.table import ChunkTable
+from streamer.publisher.table import Change, ChunkTable
 
 
 def test_no_received_part_is_kept_alive_by_a_chunk() -> None:
@@ -31,7 +31,7 @@ def test_no_received_part_is_kept_alive_by_a_chunk() -> None:
         far.setsockopt(zmq.RCVTIMEO, 30_000)
         frames = far.recv_multipart(copy=False)
         received = [weakref.ref(frame) for frame in frames]
-        table.apply(decode([frame.buffer for frame in frames]))
+        table.join(Change.of(decode([frame.buffer for frame in frames])))
         del frames
     assert not any(frame() for frame in received)
     (record,) = table.chunks.values()

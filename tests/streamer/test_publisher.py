@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from pathlib import Path
 
@@ -10,13 +11,15 @@ import numpy as np
 import pytest
 import zmq
 from map_strategies import random_similarity
-from publisher_helpers import Feed, heard, running_publisher, serving, wait_for
+from publisher_helpers import LIMIT_S, Feed, heard, running_publisher, serving, wait_for
 
 from gs_decoder import MapMirror
 from streamer.addresses import DaemonNotFound, find_daemon
 from streamer.config import PublisherConfig
 from streamer.protocol.links import SyncBegin, SyncEnd
 from streamer.protocol.requests import KeyframeEntry
+from streamer.protocol.update_headers import MoveHeader
+from streamer.publisher.table import Change, ChunkTable
 from streamer.requests import DaemonSilent, RequestRefused, Requests
 from streamer.subscriber import Subscriber
 
@@ -134,6 +137,60 @@ def test_a_change_after_a_lost_end_still_reaches_who_listens(
             lambda: subscriber.poll(0.02) is not None and subscriber.mirror.equals(feed.map),
             "the change",
         )
+
+
+def in_step(subscriber: Subscriber, feed: Feed) -> bool:
+    subscriber.poll(0.02)
+    return subscriber.seq == feed.seq and subscriber.mirror.equals(feed.map)
+
+
+def test_a_change_goes_out_first_and_whoever_joins_meanwhile_has_it_once(
+    addresses: dict[str, str], feed: Feed, requests: Requests, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed in range(3):
+        feed.perform(("add", seed, 10))
+    heard(requests, feed)
+    joins, may = threading.Event(), threading.Event()
+    join = ChunkTable.join
+
+    def held(table: ChunkTable, change: Change) -> None:
+        joins.set()
+        assert may.wait(LIMIT_S)
+        join(table, change)
+
+    with Subscriber(**addresses, session=feed.name) as early:
+        wait_for(lambda: in_step(early, feed), "the map")
+        monkeypatch.setattr(ChunkTable, "join", held)
+        feed.map.move({chunk: random_similarity(77 + chunk) for chunk in feed.map.chunks})
+        feed.publish()
+        assert joins.wait(LIMIT_S)
+        # The publisher's own table is without it as long as this test wants.
+        wait_for(lambda: in_step(early, feed), "the move")
+        with Subscriber(**addresses, session=feed.name) as late:
+            # It subscribes and asks; nobody answers from half a change.
+            assert late.poll(0.3) == []
+            may.set()
+            wait_for(lambda: in_step(late, feed), "the snapshot")
+            assert late.snapshots == 1
+            feed.perform(("add", 9, 10))
+            for subscriber in (early, late):
+                wait_for(lambda reader=subscriber: in_step(reader, feed), "what comes next")
+            assert (early.snapshots, late.snapshots) == (1, 1)
+
+
+def test_what_is_no_move_reaches_nobody(
+    addresses: dict[str, str], feed: Feed, requests: Requests
+) -> None:
+    feed.perform(("add", 1, 10))
+    heard(requests, feed)
+    with Subscriber(**addresses, session=feed.name) as subscriber:
+        wait_for(lambda: in_step(subscriber, feed), "the map")
+        place = {"session": feed.name, "epoch": feed.epoch, "seq": feed.seq + 1}
+        feed.say(MoveHeader(**place, moves=[(0, 99, [0.0] * 15)]))
+        # The number is not used up: the next change has it, and nobody misses anything.
+        feed.perform(("add", 2, 10))
+        wait_for(lambda: in_step(subscriber, feed), "the next change")
+        assert (feed.resyncs, subscriber.snapshots) == (0, 1)
 
 
 def test_key_frames_with_and_without_thumbnails(feed: Feed, requests: Requests) -> None:
