@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
+
 from streamer.frames import Frame
 from streamer.ingest.recorded import correction, decode_recorded
 from streamer.journal import (
@@ -21,6 +23,7 @@ from streamer.journal import (
     Dropped,
     FrameEntry,
     JournalError,
+    Overtook,
     Recorded,
     read_journal,
 )
@@ -87,6 +90,26 @@ class Plan:
         """All frames of it."""
         return {seq for step in self.steps if not isinstance(step, Corrected) for seq in step}
 
+    def put_before(self, which: Overtook) -> None:
+        """A correction comes before a batch, which has waited for it with all that came behind."""
+        overtaken: list[int] = []
+        first = None
+        for place, step in enumerate(self.steps):
+            if not isinstance(step, Corrected):
+                if first is None and step[-1] >= which.before:
+                    first = place
+                if first is not None:
+                    overtaken += step
+            elif first is not None and (step.revision, step.client) == (
+                which.revision,
+                which.client,
+            ):
+                waited = [(seq, self.stamps[seq]) for seq in overtaken]
+                del self.steps[place]
+                moved = msgspec.structs.replace(step, waiting=waited + step.waiting)
+                self.steps.insert(first, moved)
+                return
+
 
 def plan(entries: Iterable[Recorded], section: Section) -> Plan:
     """What the session has to be told.
@@ -120,6 +143,8 @@ def plan(entries: Iterable[Recorded], section: Section) -> Plan:
             case Corrected(revision=revision) as correction:
                 if revision > section.pose_revision:
                     made.steps.append(correction)
+            case Overtook() as which:
+                made.put_before(which)
     made.loose = set(loose)
     last = list(loose)
     for start in range(0, len(last), section.batch):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from streamer.ingest.replies import Reply
 from streamer.ingest.sessions import Session
-from streamer.journal import Corrected
+from streamer.journal import Corrected, Overtook
 from streamer.protocol import Header, ProtocolError
 from streamer.protocol.internal import PosesDone, PosesForward
 from streamer.protocol.messages import Error, PosesAck
@@ -95,10 +95,16 @@ class Corrections:
         """The session applied a correction, or refused it."""
         if session is None:
             return
+        overtook = 0
+        if done.before is not None and session.recorder is not None:
+            # Also of one that came from the journal, and that nobody waits for any more.
+            entry = Overtook(revision=done.revision, client=done.client, before=done.before)
+            overtook = session.recorder.put(entry, urgent=True)
         key = (session.name, done.client, done.revision)
         correction = self._awaited.get(key)
         if correction is None:
             return
+        correction.number = max(correction.number, overtook)
         if done.code is not None:
             reason = done.reason or "the session refused the correction"
             correction.answer = Error(code=done.code, reason=reason, revision=done.revision)

@@ -13,6 +13,7 @@ from streamer.journal.entries import (
     FrameEntry,
     History,
     Opened,
+    Overtook,
     Rejected,
 )
 from streamer.journal.errors import (
@@ -52,6 +53,7 @@ __all__ = [
     "JournalReadOnly",
     "JournalVersion",
     "Opened",
+    "Overtook",
     "Recorded",
     "Rejected",
     "Report",

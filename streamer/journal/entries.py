@@ -1,8 +1,9 @@
 """What a journal says: the session's history as the ingest decided it, entry by entry.
 
 Entries stand in the order in which things happened. Frames and rejections come in order of seq;
-batches and corrections in the order in which the session was told of them, so that whoever feeds
-a session from a journal can repeat exactly what it was fed.
+batches and corrections in the order in which the session was told of them, and where it took a
+correction before a batch that it had been told of earlier, the journal says so: whoever feeds a
+session from a journal can repeat exactly what it did.
 """
 
 from __future__ import annotations
@@ -84,7 +85,16 @@ class Corrected(Entry, frozen=True, kw_only=True, tag="poses"):
     waiting: list[tuple[UInt, Stamp]] = []
 
 
-AnyEntry = Begin | Opened | FrameEntry | Rejected | Dropped | BatchSent | Corrected
+class Overtook(Entry, frozen=True, kw_only=True, tag="overtook"):
+    """A correction that stands before it came before the batch of frame `before`, which stands
+    still earlier: the session was paused, so that the batch waited."""
+
+    revision: UInt
+    client: str
+    before: UInt
+
+
+AnyEntry = Begin | Opened | FrameEntry | Rejected | Dropped | BatchSent | Corrected | Overtook
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[AnyEntry] = msgspec.msgpack.Decoder(AnyEntry)
@@ -136,7 +146,7 @@ class History:
                     frames_in=counts.frames_in + len(unseen),
                     dropped=counts.dropped + len(entry.seqs),
                 )
-            case BatchSent() | Corrected():
+            case BatchSent() | Corrected() | Overtook():
                 pass
 
     def begin(self, version: str) -> Begin:

@@ -130,13 +130,15 @@ class PosesForward(Header, frozen=True, kw_only=True):
 
 
 class PosesDone(Header, frozen=True, kw_only=True):
-    """What a correction moved, or why it was refused (`code`, `reason`)."""
+    """What a correction moved, or why it was refused (`code`, `reason`). `before` is the first of
+    the frames that the session had been handed earlier and had not begun with: it is paused."""
 
     KIND: ClassVar[bytes] = b"POSES_DONE"
     revision: UInt
     client: str
     moved: UInt = 0
     unknown: list[Stamp] = msgspec.field(default_factory=list)
+    before: UInt | None = None
     code: str | None = None
     reason: str | None = None
 

@@ -258,6 +258,7 @@ class SessionProcess:
                 client=poses.client,
                 moved=outcome.moved,
                 unknown=outcome.unknown,
+                before=waiting[0].seq if waiting else None,
             )
         except StaleRevision as error:
             done = PosesDone(

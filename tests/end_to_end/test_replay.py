@@ -15,6 +15,7 @@ from live_daemon import OFFICE, client, daemon, frames_done, requests, send, wai
 from gs_decoder import read_ply
 from streamer import PoseClient
 from streamer.config import ServeConfig, SessionConfig
+from streamer.journal import Overtook, read_journal
 from streamer.replay import Recording, replay
 from streamer.session.engine import Engine
 from streamer.session.folder import states
@@ -44,6 +45,11 @@ def as_a_daemon_computes() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+def overtaken(folder: Path) -> bool:
+    """Whether a correction came before a batch that the session had been handed earlier."""
+    return any(isinstance(one.entry, Overtook) for one in read_journal(folder / SESSION))
+
+
 @pytest.mark.usefixtures("as_a_daemon_computes")
 def test_a_recorded_session_replays_to_the_same_map(tmp_path: Path) -> None:
     folder = tmp_path / "sessions"
@@ -60,15 +66,30 @@ def test_a_recorded_session_replays_to_the_same_map(tmp_path: Path) -> None:
         assert back_end.send_poses(1, {4: turned}).moved > 0
         send(sender, OFFICE.frames[9:14])
         wait_until(lambda: frames_done(asking, SESSION) == 14, "the rest")
+        frames, corrections = 14, 1
+        while frames < 62 and not overtaken(folder):
+            # PAUSE comes while the first of these is worked on, and the next is on its way then.
+            send(sender, OFFICE.frames[frames : frames + 12])
+            assert sender.wait(60)
+            asking.pause(SESSION)
+            frames, corrections = frames + 12, corrections + 1
+            turned = np.array(OFFICE.frames[frames - 2].c2w)
+            turned[:3, 3] += 0.03
+            named = {OFFICE.frames[4].stamp_ns: OFFICE.frames[4].c2w}
+            named[OFFICE.frames[frames - 2].stamp_ns] = turned
+            assert back_end.send_poses(corrections, named, by="stamp").unknown == []
+            asking.resume(SESSION)
+            wait_until(lambda done=frames: frames_done(asking, SESSION) == done, "what waited")
+        assert overtaken(folder)
     cursor, chunks = read_chunks(states(folder / SESSION)[0])
-    assert cursor.next_seq == 14
+    assert cursor.next_seq == frames
     assert sum(chunk.count for chunk in chunks) > 500
 
     settings = engine_config(ServeConfig(session=SessionConfig(long_side=96, refine_steps=3)))
     engine = Engine(settings, model=default_model(device=settings.device))
     again = replay(engine, Recording(folder / SESSION, settings.batch), long_side=96)
     engine.close()
-    assert (again.frames, again.corrections, again.refused) == (14, 1, 0)
+    assert (again.frames, again.corrections, again.refused) == (frames, corrections, 0)
     assert [chunk.id for chunk in chunks] == list(engine.map.chunks)
     for chunk in chunks:
         other = engine.map.chunks[chunk.id]
@@ -81,7 +102,7 @@ def test_a_recorded_session_replays_to_the_same_map(tmp_path: Path) -> None:
     for source in ([SESSION, "--session-dir", str(folder)], [str(file)]):
         answer = replayed(*source, "--out", str(out))
         assert answer.returncode == 0, answer.stderr
-        assert "14 frames, 1 corrections" in answer.stdout
+        assert f"{frames} frames, {corrections} corrections" in answer.stdout
         written = read_ply(out).splats
         # Another process may divide the way to world axes differently: the last bit.
         means = engine.map.splats_world(origin=engine.map.origin()).means

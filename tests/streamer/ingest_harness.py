@@ -117,9 +117,13 @@ class FakeSession:
         return self.seqs
 
     def answer_poses(
-        self, moved: int, unknown: list[int] | None = None, timeout_s: float = WAIT_S
+        self,
+        moved: int,
+        unknown: list[int] | None = None,
+        timeout_s: float = WAIT_S,
+        before: int | None = None,
     ) -> PosesForward:
-        """Take a correction and say it is done."""
+        """Take a correction and say it is done, while the batch of frame `before` waits."""
         forward = self.receive(PosesForward.KIND, timeout_s=timeout_s).read(PosesForward)
         self.say(
             PosesDone(
@@ -127,6 +131,7 @@ class FakeSession:
                 client=forward.client,
                 moved=moved,
                 unknown=unknown or [],
+                before=before,
             )
         )
         return forward

@@ -62,6 +62,37 @@ def test_a_successor_is_told_what_its_predecessor_was_batch_by_batch(tmp_path: P
         successor.close()
 
 
+def test_a_successor_is_told_first_what_overtook_a_batch(tmp_path: Path) -> None:
+    with running_ingest(tmp_path) as ingest, ingest.client() as client, ingest.client() as slam:
+        client.greet()
+        for seq in range(4):
+            client.send_frame(seq)
+        session = ingest.start_session()
+        client.acked(3)
+        session.batch(2)
+        session.batch(2)
+        slam.send("HELLO", {**SLAM, "session": "kitchen"})
+        assert slam.receive()[0] == "WELCOME"
+        for revision in (5, 6):
+            slam.send("POSES", {"revision": revision, "poses": [[2, EYE]]})
+            # It was paused after the first batch.
+            told = session.answer_poses(1, before=2)
+            assert slam.receive("POSES_ACK")[1]["revision"] == revision
+        session.close()
+        ingest.say(SessionLost(session="kitchen"))
+
+        successor = FakeSession(ingest.batches, life=2)
+        assert [f.seq for f in successor.batch(2).frames] == [0, 1]
+        stamps = [(f.seq, f.stamp_ns) for f in session.batches[-1].frames]
+        for revision in (5, 6):
+            again = successor.answer_poses(1)
+            # What waits in the ingest, or comes from the journal, is the same to a session.
+            assert (again.revision, again.waiting) == (revision, stamps)
+        assert again == msgspec.structs.replace(told, received_ns=0, waiting=stamps)
+        assert [f.seq for f in successor.batch(2).frames] == [2, 3]
+        successor.close()
+
+
 def test_a_daemon_that_was_killed_goes_on_where_it_stood(tmp_path: Path) -> None:
     with running_ingest(tmp_path) as ingest:
         with ingest.client() as client:

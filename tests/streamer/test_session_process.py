@@ -191,7 +191,8 @@ def test_waiting_frames_of_synchronised_cameras_follow_the_first_of_their_stamp(
     done = daemon.correct(
         PosesForward(revision=1, client="slam", entries=named, by="stamp", received_upto=3)
     )
-    assert (done.code, done.unknown) == (None, [])
+    # The journal has the batch first: it is to know that it came last.
+    assert (done.code, done.unknown, done.before) == (None, [], 0)
     assert daemon.order("resume").ok
     assert daemon.order("save").ok
     for frame in frames:
@@ -231,7 +232,10 @@ def test_a_correction_is_published_while_a_batch_is_under_way(
 
     # The batch waits for this test, and all of this is told and answered meanwhile.
     first, second = (correction(n, frames[:8], shift) for n, shift in ((1, 0.2), (2, -0.1)))
-    assert daemon.correct(first).moved == len(before) > 0
+    done = daemon.correct(first)
+    assert done.moved == len(before) > 0
+    # What this batch makes follows as if the correction had come behind it.
+    assert done.before is None
     assert set(moves(daemon)) == before
     assert daemon.correct(second).moved == len(before)
     assert set(moves(daemon)) == before
