@@ -8,7 +8,7 @@ from pathlib import Path
 
 import zmq
 
-from streamer.access.allowlist import RIGHTS, AllowList, Grant, make_allow_folder
+from streamer.access.allowlist import AllowList, Grant, make_allow_folder
 from streamer.access.gate import Gate
 from streamer.access.keys import (
     PUBLIC,
@@ -21,6 +21,7 @@ from streamer.access.keys import (
     write_keypair,
     write_public,
 )
+from streamer.access.rights import RIGHTS, Rights
 
 DAEMON = "daemon"
 """The name of the daemon's own key in its folder."""
@@ -85,7 +86,7 @@ def open_gate(
     """The gate of a process that owns public sockets; None where the daemon has no keys."""
     if folder is None:
         return None
-    ours = Grant("the daemon's own", frozenset({"watch", "control"}))
+    ours = Grant("the daemon's own", Rights.everywhere("watch", "control"))
     always = {read_public(run_dir / f"{_OURSELVES}{PUBLIC}"): ours}
     key = read_secret(folder / f"{DAEMON}{SECRET}")
     _raise_descriptor_limit()

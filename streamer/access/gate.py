@@ -17,18 +17,19 @@ from typing import Literal
 import zmq
 from zmq.utils import z85
 
-from streamer.access.allowlist import NONE, AllowList, Right, Rights
+from streamer.access.allowlist import AllowList
 from streamer.access.keys import Keypair
+from streamer.access.rights import NONE, Right, Rights
 
 logger = logging.getLogger(__name__)
 
 Domain = Literal["ingest", "updates", "requests"]
-OPENS: dict[Domain, Rights] = {
-    "ingest": frozenset({"ingest"}),
-    "updates": frozenset({"watch"}),
-    "requests": frozenset({"watch", "control"}),
+OPENS: dict[str, tuple[Right, ...]] = {
+    "ingest": ("ingest",),
+    "updates": ("watch",),
+    "requests": ("watch", "control"),
 }
-"""Any of these rights opens the socket."""
+"""Any of these rights opens the socket, for whatever sessions it is given."""
 
 ZAP_ENDPOINT = "inproc://zeromq.zap.01"
 REFRESH_S = 1.0
@@ -126,7 +127,8 @@ class Gate:
             return
         now = self._allowed
         logger.info("the allow-list changed: %d keys", len(now.grants))
-        if any("watch" in g.rights - now.rights(key) for key, g in before.items()):
+        watched = (key for key, grant in before.items() if grant.rights.any_of(("watch",)))
+        if not all(now.rights(key).any_of(("watch",)) for key in watched):
             self._watchers_lost.set()
 
     def _answer(self, envelope: list[bytes]) -> list[bytes]:
@@ -138,7 +140,7 @@ class Gate:
         user = b""
         if mechanism == b"CURVE" and len(credentials) == 1:
             public = z85.encode(credentials[0])
-            if self._allowed.rights(public) & OPENS.get(domain.decode(), NONE):  # type: ignore[call-overload]
+            if self._allowed.rights(public).any_of(OPENS.get(domain.decode(), ())):
                 user = public
             else:
                 self._log_refusal(public, address, domain)
@@ -158,11 +160,3 @@ class Gate:
                 whose,
                 address.decode("ascii", "replace"),
             )
-
-
-def missing(right: Right) -> str:
-    """Why a message was refused, for its sender."""
-    return (
-        f"this key has no right to {right}: put its public file into allowed/{right}/ on the "
-        "daemon's side"
-    )

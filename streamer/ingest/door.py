@@ -13,6 +13,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from streamer.access.rights import Rights, check_right
 from streamer.conventions import ConventionError, check_convention
 from streamer.ingest.backstage import Backstage
 from streamer.ingest.checks import camera_models, checked_job
@@ -99,13 +100,18 @@ class Door:
             Bye.KIND: self._on_bye,
         }
 
-    def handle(self, frames: Sequence[Buffer]) -> None:
-        """One received message, its sender's identity first."""
+    def handle(self, frames: Sequence[Buffer], rights: Rights | None = None) -> None:
+        """One received message, its sender's identity first.
+
+        Args:
+            rights: of the sender as they are now; None where the daemon has no keys.
+        """
         identity = bytes(frames[0])
         try:
+            check_right(rights, "ingest")
             message = decode(frames[1:], max_parts=MAX_INTERNAL_PARTS)
             if message.kind == Hello.KIND:
-                self._on_hello(identity, message)
+                self._on_hello(identity, message, rights)
                 return
             if message.kind not in self._handlers:
                 known = ", ".join(kind.decode() for kind in (Hello.KIND, *self._handlers))
@@ -114,7 +120,10 @@ class Door:
                 )
             if len(message.parts) > MAX_PARTS and message.kind != FrameHeader.KIND:
                 raise ProtocolError("too_large", f"more than {MAX_PARTS} parts are not allowed")
-            self._handlers[message.kind](identity, self._greeted(identity), message)
+            peer = self._greeted(identity)
+            # A right may be taken away from a connection that stands.
+            check_right(rights, "ingest", peer.hello.session)
+            self._handlers[message.kind](identity, peer, message)
         except ProtocolError as error:
             self._count(identity, error)
             self._forget(identity)
@@ -143,7 +152,7 @@ class Door:
 
     # ---- HELLO ----
 
-    def _on_hello(self, identity: bytes, message: Message) -> None:
+    def _on_hello(self, identity: bytes, message: Message, rights: Rights | None) -> None:
         self._forget(identity)
         major = message.read(Proto).proto[0]
         if major != PROTO_VERSION[0]:
@@ -159,6 +168,7 @@ class Door:
                 f"session: {hello.session[:80]!r} is no name: 1 to 64 characters A-Za-z0-9_.-, "
                 "the first a letter or digit",
             )
+        check_right(rights, "ingest", hello.session)
         if hello.convention is not None:
             try:
                 check_convention(hello.convention)

@@ -9,7 +9,6 @@ from pathlib import Path
 import zmq
 
 from streamer.access.daemon import open_gate
-from streamer.access.gate import missing
 from streamer.config import ServeConfig
 from streamer.control import BATCHES, ControlLink, bind, ipc_address, notice_dead_peers
 from streamer.garbage import QuietTimes
@@ -25,7 +24,6 @@ from streamer.journal import Committer
 from streamer.metrics.instruments import IngestInstruments
 from streamer.protocol import Header, encode
 from streamer.protocol.limits import MAX_PART_BYTES
-from streamer.protocol.messages import Error
 
 logger = logging.getLogger(__name__)
 
@@ -175,12 +173,8 @@ class IngestService:
                 frames = self._public.recv_multipart(zmq.NOBLOCK, copy=False)
             except zmq.Again:
                 return
-            if self._gate is not None and "ingest" not in self._gate.rights(frames[-1]):
-                # Its key was taken from the allow-list after it had come in.
-                denied = Error(code="denied", reason=missing("ingest"))
-                self._reply(frames[0].bytes, denied)
-                continue
-            self._door.handle([frame.buffer for frame in frames])
+            rights = None if self._gate is None else self._gate.rights(frames[-1])
+            self._door.handle([frame.buffer for frame in frames], rights)
 
     def _read_batches(self) -> None:
         for _ in range(READ_AT_ONCE):

@@ -12,8 +12,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from streamer.access.allowlist import Right, Rights
-from streamer.access.gate import missing
+from streamer.access.rights import Right, Rights, check_right
 from streamer.protocol import Buffer, Message, ProtocolError, decode, encode
 from streamer.protocol.errors import CODES
 from streamer.protocol.links import Control, ControlDone, SessionKept
@@ -126,8 +125,11 @@ class Answers:
                 raise ProtocolError(
                     "bad_header", f"kind: {message.kind!r} is not a request; known are {known}"
                 )
-            _check_right(message.kind, rights)
-            self._answer(reader, message.kind, message.read(REQUESTS[message.kind]))
+            request = message.read(REQUESTS[message.kind])
+            if not (rights and message.kind in OPEN_TO_ALL):
+                right: Right = "control" if message.kind in ORDERS else "watch"
+                check_right(rights, right, getattr(request, "session", None))
+            self._answer(reader, message.kind, request)
         except ProtocolError as error:
             self._refuse(reader, request_id, error)
         except Exception:
@@ -347,14 +349,6 @@ class Answers:
     def _refuse(self, reader: bytes, request_id: RequestId | None, error: ProtocolError) -> None:
         answer = RequestError(code=error.code, reason=error.reason, id=request_id)
         self._outbox.send(reader, [encode(answer)])
-
-
-def _check_right(kind: bytes, rights: Rights | None) -> None:
-    if rights is None or (rights and kind in OPEN_TO_ALL):
-        return
-    needed: Right = "control" if kind in ORDERS else "watch"
-    if needed not in rights:
-        raise ProtocolError("denied", f"{kind.decode()}: {missing(needed)}")
 
 
 def _snapshot(

@@ -8,7 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from streamer.access.daemon import ALLOWED, DAEMON, hand_out_own_keys, make_keys_folder
-from streamer.access.keys import PUBLIC, ClientKeys, Keypair, new_keypair, read_public, write_public
+from streamer.access.keys import (
+    PUBLIC,
+    ClientKeys,
+    Keypair,
+    make_private_folder,
+    new_keypair,
+    read_public,
+    write_public,
+)
 
 LIMIT_S = 30.0
 
@@ -38,9 +46,11 @@ class KeyFolder:
         hand_out_own_keys(self.folder, run_dir)
 
     def allow(self, name: str, pair: Keypair, *rights: str) -> None:
-        """Put a key on the list."""
+        """Put a key on the list; a right may be for some sessions, `ingest/kitchen`."""
         for right in rights:
-            write_public(self._path(name, right), pair.public)
+            path = self._path(name, right)
+            make_private_folder(path.parent)
+            write_public(path, pair.public)
 
     def revoke(self, name: str, *rights: str) -> None:
         """Take it off."""

@@ -11,12 +11,13 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from streamer.access.allowlist import NONE, RIGHTS, AllowList, Grant, make_allow_folder
+from streamer.access.allowlist import AllowList, Grant, make_allow_folder
 from streamer.access.keys import new_keypair, write_public
+from streamer.access.rights import NONE, RIGHTS, Rights
 
 KEYS = [new_keypair().public for _ in range(3)]
 names = st.sampled_from(["robot", "phone"])
-rights = st.sampled_from(RIGHTS)
+places = st.sampled_from([*RIGHTS, "ingest/kitchen", "ingest/lab-*", "control/kitchen"])
 keys = st.sampled_from(KEYS)
 
 
@@ -29,28 +30,35 @@ class Changes(RuleBasedStateMachine):
         make_allow_folder(self.folder)
         self.files: dict[tuple[str, str], bytes | None] = {}
         self.ours = new_keypair().public
-        grant = Grant("ours", frozenset({"watch"}))
+        grant = Grant("ours", Rights.everywhere("watch"))
         self.listed = AllowList(self.folder, {self.ours: grant})
 
-    @rule(name=names, right=rights, key=keys)
-    def put(self, name: str, right: str, key: bytes) -> None:
-        write_public(self.folder / right / f"{name}.key", key)
-        self.files[right, name] = key
+    def path(self, place: str, name: str) -> Path:
+        folder = self.folder / place
+        folder.mkdir(exist_ok=True)
+        return folder / f"{name}.key"
 
-    @rule(name=names, right=rights)
-    def spoil(self, name: str, right: str) -> None:
-        (self.folder / right / f"{name}.key").write_text("no key at all")
-        self.files[right, name] = None
+    @rule(name=names, place=places, key=keys)
+    def put(self, name: str, place: str, key: bytes) -> None:
+        write_public(self.path(place, name), key)
+        self.files[place, name] = key
 
-    @rule(name=names, right=rights)
-    def remove(self, name: str, right: str) -> None:
-        (self.folder / right / f"{name}.key").unlink(missing_ok=True)
-        self.files.pop((right, name), None)
+    @rule(name=names, place=places)
+    def spoil(self, name: str, place: str) -> None:
+        self.path(place, name).write_text("no key at all")
+        self.files[place, name] = None
 
-    @rule(right=rights)
-    def drop_folder(self, right: str) -> None:
-        shutil.rmtree(self.folder / right)
-        self.files = {place: key for place, key in self.files.items() if place[0] != right}
+    @rule(name=names, place=places)
+    def remove(self, name: str, place: str) -> None:
+        self.path(place, name).unlink(missing_ok=True)
+        self.files.pop((place, name), None)
+
+    @rule(place=places)
+    def drop_folder(self, place: str) -> None:
+        shutil.rmtree(self.folder / place, ignore_errors=True)
+        for file in list(self.files):
+            if f"{file[0]}/".startswith(f"{place}/"):
+                del self.files[file]
         self.listed.refresh()
         make_allow_folder(self.folder)
 
@@ -58,9 +66,11 @@ class Changes(RuleBasedStateMachine):
     def granted_is_what_lies_there(self) -> None:
         self.listed.refresh()
         for key in KEYS:
-            wanted = {right for (right, _), held in self.files.items() if held == key}
-            assert self.listed.rights(key) == wanted
-        assert self.listed.rights(self.ours) == {"watch"}
+            held = [place for (place, _), held in self.files.items() if held == key]
+            places = [place.partition("/") for place in held]
+            wanted = {(right, sessions or "*") for right, _, sessions in places}
+            assert self.listed.rights(key).permissions == wanted
+        assert self.listed.rights(self.ours) == Rights.everywhere("watch")
         assert self.listed.rights(new_keypair().public) == NONE
         assert not self.listed.refresh()
 
@@ -100,8 +110,51 @@ def test_a_file_that_others_can_write_allows_nobody_until_they_cannot(
     file, key = tmp_path / "watch" / "robot.key", new_keypair().public
     write_public(file, key)
     listed = AllowList(tmp_path)
-    for mode, granted in ((0o666, NONE), (0o644, {"watch"}), (0o664, NONE), (0o600, {"watch"})):
+    watch = Rights.everywhere("watch")
+    for mode, granted in ((0o666, NONE), (0o644, watch), (0o664, NONE), (0o600, watch)):
         file.chmod(mode)
         listed.refresh()
         assert listed.rights(key) == granted
     assert caplog.text.count(f"chmod go-w {file}") == 2
+
+
+@pytest.mark.parametrize(
+    ("place", "mode", "complaint"),
+    [
+        ("watch/kitchen", 0o755, "who may watch sees all sessions"),
+        ("ingest/kit chen", 0o755, "its name is none of a session"),
+        ("ingest/[a-z]", 0o755, "its name is none of a session"),
+        ("control/kitchen", 0o775, "chmod go-w"),
+    ],
+)
+def test_a_folder_that_cannot_name_sessions_allows_nobody_and_is_logged_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, place: str, mode: int, complaint: str
+) -> None:
+    make_allow_folder(tmp_path)
+    folder, key = tmp_path / place, new_keypair().public
+    folder.mkdir()
+    folder.chmod(mode)
+    write_public(folder / "robot.key", key)
+    listed = AllowList(tmp_path)
+    for _ in range(3):
+        listed.refresh()
+        assert listed.rights(key) == NONE
+    assert caplog.text.count(complaint) == 1 and str(folder) in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("pattern", "covered", "others"),
+    [
+        ("kitchen", ["kitchen"], ["kitchen2", "Kitchen", "a.kitchen"]),
+        ("lab-*", ["lab-", "lab-1", "lab-a.b"], ["lab", "alab-1"]),
+        ("*.day", ["mon.day"], ["monday", ".days"]),
+        ("*", ["kitchen", "lab-1"], []),
+    ],
+)
+def test_a_pattern_covers_the_sessions_that_it_names(
+    pattern: str, covered: list[str], others: list[str]
+) -> None:
+    rights = Rights(frozenset({("ingest", pattern)}))
+    assert all(rights.covers("ingest", session) for session in covered)
+    assert not any(rights.covers("ingest", session) for session in others)
+    assert not any(rights.covers("control", session) for session in covered)

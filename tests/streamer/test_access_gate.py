@@ -51,7 +51,7 @@ def guarded(folder: Path, domain: Domain = "requests") -> Iterator[Place]:
                 continue
             identity, body = router.recv_multipart(copy=False)
             place.heard.append(body.bytes)
-            answer = ",".join(sorted(gate.rights(body))).encode()
+            answer = ",".join(sorted(right for right, _ in gate.rights(body).permissions)).encode()
             router.send_multipart([identity.bytes, answer])
 
     thread = threading.Thread(target=serve)

@@ -17,7 +17,7 @@ from raw_client import CAMERA, EYE, RawClient, jpeg
 
 from streamer.access.keys import ClientKeys
 from streamer.camera import CameraModel
-from streamer.client import Client, ConnectionLostError, PoseClient
+from streamer.client import Client, ConnectionLostError, PoseClient, RefusedError
 
 STRANGERS, DECEIVED, SILENT = 700, 300, 100
 GROWTH_BYTES = (STRANGERS + DECEIVED + SILENT) << 16
@@ -101,6 +101,50 @@ def test_a_revoked_sender_is_refused_although_it_is_connected(
             return kind == "ERROR"
 
         wait_for(denied, "the revoked key to be refused")
+
+
+def test_a_key_for_some_sessions_sends_into_no_others(
+    ingest: IngestHarness, keys: KeyFolder
+) -> None:
+    """Nor does it correct them or take them over, whether they are there or not."""
+    owner_key = keys.client("owner", "ingest")
+    robot = keys.client("limited", "ingest/kitchen", "ingest/lab-*")
+    wait_for(lambda: "the allow-list changed: 4 keys" in ingest.log, "the keys to be read")
+    with raw(ingest, owner_key) as owner, raw(ingest, robot) as client:
+        assert owner.greet(session="garage", client="owner")["session"] == "garage"
+        for session in ("kitchen", "lab-7"):
+            assert client.greet(session=session)["session"] == session
+        for session in ("garage", "cellar", "kitchen2"):
+            for changes in ({}, {"role": "poses"}, {"client": "owner", "resume": True}):
+                refusal = client.refused(session=session, **changes)
+                assert refusal["code"] == "denied"
+                assert "may ingest in kitchen, lab-* alone" in refusal["reason"]
+                assert f"allowed/ingest/{session}/" in refusal["reason"]
+        client.send_frame(0)
+        assert client.receive("ERROR")[1]["code"] == "no_hello", "a refused HELLO opens nothing"
+        owner.send("PING", {"t": 1.0})
+        assert owner.receive("PONG", "ERROR")[0] == "PONG", "its session is still its own"
+    with pytest.raises(RefusedError, match=r"may ingest in kitchen, lab-\* alone"):
+        PoseClient(ingest.address, "garage", keys=robot)
+
+
+def test_a_sender_whose_session_is_taken_off_the_list_is_refused_although_it_is_connected(
+    ingest: IngestHarness, keys: KeyFolder
+) -> None:
+    robot = keys.client("limited", "ingest/kitchen", "ingest/lab")
+    wait_for(lambda: "the allow-list changed" in ingest.log, "the key to be read")
+    with raw(ingest, robot) as client:
+        client.greet()
+        keys.revoke("limited", "ingest/kitchen")
+
+        def denied() -> bool:
+            client.send("PING", {"t": 1.0})
+            kind, header = client.receive("PONG", "ERROR")
+            if kind == "ERROR":
+                assert header["code"] == "denied" and "may ingest in lab alone" in header["reason"]
+            return kind == "ERROR"
+
+        wait_for(denied, "the session to be refused")
 
 
 def test_the_system_asks_silent_senders_whether_they_are_still_there(

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from zmq.auth import load_certificate
 
+from streamer.access.allowlist import AllowList
 from streamer.access.daemon import check_keys_folder, make_keys_folder
 from streamer.access.keys import (
     ClientKeys,
@@ -144,6 +145,23 @@ def test_keygen_says_what_to_copy_where(tmp_path: Path, capsys: pytest.CaptureFi
     assert "copy it into the daemon's allowed/ingest/" in capsys.readouterr().out
 
 
+def test_keygen_allows_a_key_in_some_sessions(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    folder = tmp_path / "keys"
+    make_keys_folder(folder)
+    robot = ["keygen", "robot", "--dir", str(folder), "--allow", "ingest", "control"]
+    assert dispatch([*robot, "--sessions", "kitchen", "lab-*"]) == 0
+    assert "ingest, control, in kitchen, lab-* alone" in capsys.readouterr().out
+    listed = AllowList(folder / "allowed")
+    listed.refresh()
+    assert listed.rights(read_public(folder / "robot.key")).permissions == {
+        (right, session) for right in ("ingest", "control") for session in ("kitchen", "lab-*")
+    }
+    assert mode(folder / "allowed" / "ingest" / "lab-*") == 0o700
+    assert check_keys_folder(folder) == []
+
+
 def test_keygen_writes_secrets_narrowly_under_a_wide_umask(tmp_path: Path) -> None:
     code = (
         "import os; os.umask(0)\n"
@@ -163,6 +181,9 @@ def test_keygen_writes_secrets_narrowly_under_a_wide_umask(tmp_path: Path) -> No
         (["robot", "--allow", "watch"], "make the daemon's key first"),
         (["daemon", "--allow", "watch"], "needs no rights"),
         (["../robot"], "name: '../robot' is none"),
+        (["robot", "--sessions", "lab"], "say which right"),
+        (["robot", "--allow", "watch", "--sessions", "lab"], "who may watch sees all sessions"),
+        (["robot", "--allow", "ingest", "--sessions", "../lab"], "'../lab' is no name"),
     ],
 )
 def test_keygen_refuses_in_one_line(

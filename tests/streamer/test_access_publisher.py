@@ -99,6 +99,30 @@ def test_who_may_control_gives_orders_and_does_not_see_the_map(served: Served) -
         assert not subscriber.mirror.chunks
 
 
+def test_who_may_control_some_sessions_orders_no_others_about(served: Served) -> None:
+    keys = served.keys.client("cook", "control/kitchen", "control/lab-*")
+    with Requests(served.requests, timeout=2.0, keys=keys) as requests:
+        let_in(requests)
+        before = list(served.feed.orders)
+        orders = (requests.pause, requests.resume, requests.save, requests.reset)
+        for order in (*orders, requests.close_session):
+            with pytest.raises(RequestRefused, match=r"may control in kitchen, lab-\* alone"):
+                order("room")
+        assert served.feed.orders == before
+        assert requests.status("room").session == "room"
+        served.keys.allow("cook", keys.own, "control/ro*m")
+
+        def paused() -> bool:
+            with suppress(RequestRefused):
+                requests.pause("room")
+                return True
+            return False
+
+        wait_for(paused, "the list to be read again")
+        requests.resume("room")
+        assert served.feed.orders[-2:] == ["pause", "resume"]
+
+
 def test_the_daemons_own_readers_are_always_let_in(served: Served) -> None:
     keys = own_keys(served.keys.folder, served.run_dir)
     assert keys is not None
