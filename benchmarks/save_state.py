@@ -1,15 +1,17 @@
 """What saving a session's state costs its thread, at the size that a full map has by default.
 
-    python benchmarks/save_state.py [--splats 120000] [--published 600000] [--frames 10000]
+    python benchmarks/save_state.py [--splats 200000] [--published 600000] [--frames 10000]
         [--views 1024] [--repeats 9] [--json FILE]
 
-So many splats are under refinement, the others that are published rest on the disk. Printed are the
-CPU milliseconds that the session's own thread spends, which is how long a batch waits on a machine
-that has a core for it: for the copy of the state; for what SAVE does besides, which first publishes
-what refinement changed, here every splat, in portions between which batches are taken: for all of
-them, and for the longest. Then the wall time of the write in the thread beside it,
-down to the disk, and the longest time for which the session's thread, which does nothing but look
-at the clock, got no turn meanwhile, and in as long a time before without any write.
+So many splats may be under refinement, the others that are published rest on the disk. A SAVE comes
+when refinement has changed every splat, and the session's thread does nothing but serve it, and
+look at the clock. Printed are wall and CPU milliseconds of what it does in one piece, between which
+batches, frames and corrections are taken: the longest portion that is published, and the copy of
+the state, into memory that was touched beforehand; by turns with it the same copy into fresh
+memory. `room_ms` is for how long SAVE had to wait for that memory when all was published,
+`write_wall_ms` from the copy until SAVE could be answered. Then the longest time for which the
+session's thread got no turn from SAVE to its answer, and in as long a time without any of it.
+`longest_hold_ms`, the longest of these, is what a batch waits at most because of a save.
 """
 
 from __future__ import annotations
@@ -19,7 +21,6 @@ import json
 import os
 import statistics
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -31,13 +32,14 @@ from splat_map import chunk_meta, random_splats
 
 from gs_decoder.refine import RefineView
 from streamer.hardware import hardware
+from streamer.keep import Keep
 from streamer.session.engine import Engine
 from streamer.session.engine_state import engine_state
 from streamer.session.outbox import Keyframe
+from streamer.session.saving import Saving
 from streamer.session.settings import EngineConfig
 from streamer.session.spill_files import SPILLED, SpillFolder
 from streamer.session.state_files import Cursor
-from streamer.session.storage import save_state
 
 _CHUNK = 3000
 
@@ -75,58 +77,74 @@ def full_engine(folder: Path, splats: int, published: int, frames: int, views: i
     return engine
 
 
-def cpu_ms(work: Callable[[], Any]) -> tuple[float, Any]:
-    """CPU time of this thread, and what came out."""
-    began = time.thread_time()
-    result = work()
-    return 1e3 * (time.thread_time() - began), result
+class Clock:
+    """Milliseconds that this thread's work takes, and the longest time that it had no turn."""
 
+    def __init__(self) -> None:
+        self.lost_ms = 0.0
+        self._last = time.perf_counter()
 
-def longest_wait_ms(goes_on: Callable[[], bool]) -> float:
-    """How long this thread got no turn at most."""
-    longest = 0.0
-    last = time.perf_counter()
-    while goes_on():
+    def measure(self, work: Callable[[], Any]) -> tuple[float, float]:
+        """Wall and CPU milliseconds of one piece of work."""
+        began, cpu = self.look(), time.thread_time()
+        work()
+        self._last = time.perf_counter()
+        return 1e3 * (self._last - began), 1e3 * (time.thread_time() - cpu)
+
+    def look(self) -> float:
+        """What the time is, in seconds."""
         now = time.perf_counter()
-        longest, last = max(longest, now - last), now
-    return 1e3 * longest
+        self.lost_ms, self._last = max(self.lost_ms, 1e3 * (now - self._last)), now
+        return now
 
 
 def once(engine: Engine, folder: Path, frames: int) -> dict[str, float]:
     """Save."""
-    count = engine.refiner.parameters.count
-    engine.refiner._touched[:count] = True
-    asked, left = cpu_ms(engine.publication.changed)
-    portions = [asked]
-    while left:
-        spent, left = cpu_ms(lambda some=left: engine.publication.portion(some))
-        portions.append(spent)
-    began = time.perf_counter()
-    copy, state = cpu_ms(lambda: engine_state(engine))
-    copy_wall = 1e3 * (time.perf_counter() - began)
+    fresh = Clock().measure(lambda: engine_state(engine))
     cursor = Cursor(epoch=1, next_seq=frames, settings={})
-    work = threading.Thread(target=save_state, args=(state, folder, cursor))
-    began = time.perf_counter()
-    work.start()
-    held_up = longest_wait_ms(work.is_alive)
-    work.join()
-    took = time.perf_counter() - began
-    until = time.perf_counter() + took
-    alone = longest_wait_ms(lambda: time.perf_counter() < until)
+    saving = Saving(engine, folder, Keep(), lambda: cursor, every=0)
+    engine.refiner._touched[: engine.refiner.parameters.count] = True
+    clock = Clock()
+    began = clock.look()
+    portions = [clock.measure(lambda: saving.order(1))]
+    while saving.publishing:
+        portions.append(clock.measure(saving.go_on))
+    published = clock.look()
+    copy = (0.0, 0.0)
+    while saving.ordered:
+        copy = clock.measure(saving.go_on)
+    copied = clock.look()
+    while not (answers := saving.collect()):
+        clock.look()
+    written = clock.look()
+    assert answers[0].error is None, answers[0].error
+    while saving._writer.busy:
+        clock.look()
+    saving.finish(last=False)
+    idle = Clock()
+    until = time.perf_counter() + written - began
+    while idle.look() < until:
+        pass
+    longest = max(wall for wall, _ in portions)
     return {
-        "copy_cpu_ms": copy,
-        "copy_wall_ms": copy_wall,
-        "publish_cpu_ms": sum(portions),
-        "portion_cpu_ms": max(portions),
-        "write_wall_ms": 1e3 * took,
-        "longest_wait_ms": held_up,
-        "longest_wait_without_ms": alone,
+        "fresh_copy_wall_ms": fresh[0],
+        "fresh_copy_cpu_ms": fresh[1],
+        "copy_wall_ms": copy[0],
+        "copy_cpu_ms": copy[1],
+        "room_ms": 1e3 * (copied - published) - copy[0],
+        "publish_cpu_ms": sum(cpu for _, cpu in portions),
+        "portion_wall_ms": longest,
+        "portion_cpu_ms": max(cpu for _, cpu in portions),
+        "write_wall_ms": 1e3 * (written - copied),
+        "longest_wait_ms": clock.lost_ms,
+        "longest_wait_without_ms": idle.lost_ms,
+        "longest_hold_ms": max(longest, copy[0], clock.lost_ms),
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--splats", type=int, default=120_000)
+    parser.add_argument("--splats", type=int, default=200_000)
     parser.add_argument("--published", type=int, default=600_000)
     parser.add_argument("--frames", type=int, default=10_000)
     parser.add_argument("--views", type=int, default=1024)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gs_decoder import Chunk
-from gs_decoder.refine import RefinerState, refiner_state, restore_refiner
+from gs_decoder.refine import CopyRoom, RefinerState, refiner_state, restore_refiner
 from streamer.frames import Frame
 from streamer.session.batching import in_map_units, refine_view
 from streamer.session.corrections import Trajectory, TrajectoryState, rigid, scale_of
@@ -43,8 +43,12 @@ class EngineState:
     residence: ResidenceState
 
 
-def engine_state(engine: Engine) -> EngineState:
-    """Copy an engine's state, between two batches; it is none the wiser."""
+def engine_state(engine: Engine, room: CopyRoom | None = None) -> EngineState:
+    """Copy an engine's state, between two batches; it is none the wiser.
+
+    Args:
+        room: for the splats that it holds ready, as `refiner_state` takes it.
+    """
     return EngineState(
         frames_done=engine.frames_done,
         scene_depth=engine.scene_depth,
@@ -54,7 +58,7 @@ def engine_state(engine: Engine) -> EngineState:
         keyframes=engine.keyframes.copy(),
         places=engine.selector.places(),
         trajectory=engine.trajectory.state(),
-        refiner=refiner_state(engine.refiner),
+        refiner=refiner_state(engine.refiner, room),
         residence=engine.residence.state(),
     )
 

@@ -40,16 +40,15 @@ from streamer.protocol.links import Control, ControlDone
 from streamer.protocol.wire import Message, encode
 from streamer.session.corrections import StaleRevision
 from streamer.session.engine import Engine
-from streamer.session.engine_state import engine_state
 from streamer.session.folder import SessionFolderError, begin_life, end_life, session_folder
 from streamer.session.inbox import Inbox
 from streamer.session.late_poses import announce_forwarded
 from streamer.session.pace import Rush
 from streamer.session.resume import resume
+from streamer.session.saving import Saving
 from streamer.session.socket_outbox import SocketOutbox, dealer, publish_socket
 from streamer.session.spill_files import SPILLED, SpillFolder
 from streamer.session.state_files import Cursor
-from streamer.session.state_writer import StateWriter
 from streamer.session.turns import Turns
 from ttt_core.default_model import weights_digest
 
@@ -58,7 +57,8 @@ log = logging.getLogger(__name__)
 _TELL_EVERY_S = 0.5
 _STATUS_EVERY_S = 1.0
 _IDLE_POLL_MS = 100
-_MAKING_WAY_MS = 10
+_SHORT_POLL_MS = 10
+"""While another session works, or a SAVE waits for memory."""
 _FULL_POLL_MS = 5
 """How soon a publisher that took nothing is tried again."""
 _LAST_WORDS_S = 1.0
@@ -95,25 +95,21 @@ class SessionProcess:
         if self._life.life == 1:
             spilled.clear()
         engine.spill_to(spilled)
-        self._save_every = config.session.save_every
         self._settings: dict[str, str | int] = {
             "long_side": config.session.long_side,
             "weights": weights_digest(config.session.weights),
         }
-        self._writer = StateWriter(self.folder, parse_keep(config.journal.keep))
         self._quiet = QuietTimes(time.monotonic())
-        self._orders: list[int] = []
-        """SAVEs that wait until what they are to hold is published, which is done in portions."""
-        self._to_publish: set[int] = set()
-        """Chunks."""
-        self._unsaved = 0
-        """Batches and corrections since the last state."""
+        self._controls: deque[Control] = deque()
+        """Orders that came behind a SAVE, which they do not overtake."""
         self._next_seq = 0
         self._rush = Rush()
         if self._life.life > 1:
             epoch, long_side = self._life.epoch, config.session.long_side
             self._next_seq = resume(engine, self.folder, epoch, self._settings, long_side)
-        self._saved_steps = engine.refiner.steps
+        every = config.session.save_every if self._saves_itself else 0
+        keep = parse_keep(config.journal.keep)
+        self._saving = Saving(engine, self.folder, keep, self._cursor, every)
         self._waiting: deque[list[Frame]] = deque()
         self._told_at = self._status_at = self._batch_at = 0.0
         self._stopping = False
@@ -135,33 +131,34 @@ class SessionProcess:
             self._outbox.go_on(self._first_number)
         self._tell(force=True)
         while not self._stopping:
-            wants = self.engine.wants_refinement and not self._orders
+            ordered = self._saving.ordered
+            wants = self.engine.wants_refinement and not ordered
             turn = wants and self._turns.may_refine(time.monotonic())
-            idle_ms = _IDLE_POLL_MS if self._outbox.ready else _FULL_POLL_MS
-            patience = 0 if turn or self._orders else _MAKING_WAY_MS if wants else idle_ms
+            patience = _IDLE_POLL_MS if self._outbox.ready else _FULL_POLL_MS
+            if wants or ordered:
+                patience = 0 if turn or self._saving.publishing else _SHORT_POLL_MS
             for message in self._inbox.messages(patience):
                 self._handle(message)
                 # Announced at once, and followed as soon as nothing else is in the middle of it.
                 self.engine.follow_poses(self._attend)
                 if self._stopping:
                     break
-            if self._orders and not self._stopping:
-                self._prepare_save()
-            elif self.engine.wants_refinement and not self._stopping:
+            if self._stopping:
+                break
+            # Nothing waits at this moment.
+            self._go_on_saving()
+            if self._saving.ordered:
+                pass
+            elif self.engine.wants_refinement:
                 self._refine(turn)
             elif self._state() == "idle":
-                if self._save_every:
-                    self._save_by_itself()
+                self._saving.settled()
                 self._quiet.use(time.monotonic())
-            self._answer_saves()
             self._tell()
         self._outbox.flush(_LAST_WORDS_S)
         self.engine.publish()
-        self._finish_saves()
         self._outbox.flush(_LAST_WORDS_S)
-        if self._saves_itself and self._next_seq:
-            self._save()
-        self._writer.close()
+        self._saving.finish(last=self._saves_itself and self._next_seq > 0)
         self._answer_saves()
         self.engine.close()
         self._inbox.close()
@@ -237,10 +234,9 @@ class SessionProcess:
             with self._turns.working():
                 self.engine.process(frames, seconds=seconds, attend=self._attend)
             self._batch_at = time.monotonic()
-            self._unsaved += 1
-            if self._save_every and self._unsaved >= self._save_every:
-                self._save_by_itself()
             # A stream leaves no idle moment; right after a batch nobody waits.
+            self._saving.batch_done()
+            self._saving.go_on()
             self._quiet.use(time.monotonic(), idle=False)
         self._tell(force=True)
         self._publish_status()
@@ -252,7 +248,7 @@ class SessionProcess:
             if poses.received_ns:
                 told_ns = time.monotonic_ns()
                 self._outbox.took("correction", (told_ns - poses.received_ns) / 1e9)
-            self._unsaved += 1
+            self._saving.corrected()
             done = PosesDone(
                 revision=poses.revision,
                 client=poses.client,
@@ -267,12 +263,14 @@ class SessionProcess:
         self._ingest.send_multipart(encode(done))
 
     def _control(self, control: Control) -> None:
-        if control.op == "save":
-            # What readers have when it is answered is what the disk has.
-            self._to_publish |= self.engine.publication.changed()
-            self._orders.append(control.id)
-            return
-        self._finish_saves()
+        if self._controls or (self._saving.ordered and control.op != "save"):
+            self._controls.append(control)
+        elif control.op == "save":
+            self._saving.order(control.id)
+        else:
+            self._carry_out(control)
+
+    def _carry_out(self, control: Control) -> None:
         done = ControlDone(id=control.id, ok=True)
         try:
             match control.op:
@@ -293,36 +291,20 @@ class SessionProcess:
 
     # Saving ----------------------------------------------------------------------------------
 
-    def _prepare_save(self) -> None:
-        """Publish some more of what was changed when SAVE came; save when that is all."""
-        self._to_publish = self.engine.publication.portion(self._to_publish)
-        if not self._to_publish:
-            self._finish_saves()
-
-    def _finish_saves(self) -> None:
-        """SAVEs that came so far are of what there is now."""
-        while self._to_publish:
-            self._to_publish = self.engine.publication.portion(self._to_publish)
-        for order in self._orders:
-            self._save(order)
-        self._orders.clear()
-
-    def _save(self, order: int | None = None) -> None:
-        """Hand a copy to the thread that writes; nothing waits for it."""
+    def _cursor(self) -> Cursor:
         first = self._waiting[0][0].seq if self._waiting else self._next_seq
-        cursor = Cursor(epoch=self._outbox.epoch, next_seq=first, settings=self._settings)
-        self._writer.put(engine_state(self.engine), cursor, order)
-        self._unsaved = 0
-        self._saved_steps = self.engine.refiner.steps
+        return Cursor(epoch=self._outbox.epoch, next_seq=first, settings=self._settings)
 
-    def _save_by_itself(self) -> None:
-        """Unless there is nothing new, or nothing that could go on from it."""
-        refined = self.engine.refiner.steps != self._saved_steps
-        if self._saves_itself and (self._unsaved or refined) and not self._writer.busy:
-            self._save()
+    def _go_on_saving(self) -> None:
+        """A part of it; then what came behind a SAVE that has its copy."""
+        self._saving.go_on()
+        self._answer_saves()
+        behind, self._controls = self._controls, deque()
+        for control in behind:
+            self._control(control)
 
     def _answer_saves(self) -> None:
-        for saved in self._writer.collect():
+        for saved in self._saving.collect():
             done = ControlDone(id=saved.order, ok=True)
             if saved.error is not None:
                 reason = str(saved.error)
@@ -336,7 +318,7 @@ class SessionProcess:
         self._next_seq = 0
         self._counts = Counts()
         self._rush = Rush()
-        self._unsaved = self._saved_steps = 0
+        self._saving.forget()
         self._waiting.clear()
         self._outbox.begin(epoch)
         self._ingest.send_multipart(encode(ResetDone(session=self.session, epoch=epoch)))

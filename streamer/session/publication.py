@@ -21,7 +21,7 @@ from streamer.session.aside import Attend, attend_to_nothing
 from streamer.session.outbox import Outbox
 from streamer.session.settings import EngineConfig
 
-PORTION = 8
+PORTION = 4
 """Chunks: 24,000 splats in full ones."""
 
 

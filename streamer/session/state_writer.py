@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from streamer.keep import Keep
@@ -29,7 +30,7 @@ class Saved:
 class _Job:
     state: EngineState
     cursor: Cursor
-    orders: list[int] = field(default_factory=list)
+    orders: tuple[int, ...]
 
 
 class StateWriter:
@@ -58,15 +59,15 @@ class StateWriter:
         with self._changed:
             return self._writing or self._next is not None
 
-    def put(self, state: EngineState, cursor: Cursor, order: int | None = None) -> None:
+    def put(self, state: EngineState, cursor: Cursor, orders: Sequence[int] = ()) -> None:
         """Write this state.
 
         Args:
-            order: `collect` will tell when it is done.
+            orders: `collect` will tell when they are carried out.
         """
         with self._changed:
-            orders = self._next.orders if self._next is not None else []
-            self._next = _Job(state, cursor, orders + ([] if order is None else [order]))
+            earlier = self._next.orders if self._next is not None else ()
+            self._next = _Job(state, cursor, (*earlier, *orders))
             self._changed.notify_all()
 
     def collect(self) -> list[Saved]:
@@ -91,18 +92,25 @@ class StateWriter:
                 if job is None:
                     return
                 self._writing = True
-            error: SessionFolderError | None = None
-            try:
-                save_state(job.state, self._folder, job.cursor)
-                shorten_journal(self._folder, job.cursor, self._keep)
-            except SessionFolderError as trouble:
-                error = trouble
-            except Exception as trouble:
-                log.exception("saving a state in %s", self._folder)
-                error = SessionFolderError(f"{self._folder}: {trouble}: see the daemon's log")
-            if error is not None and not self._troubled:
-                log.error("%s", error)
-            self._troubled = error is not None
+            error = self._write(job)
             self._saved.extend(Saved(order, error) for order in job.orders)
+            # A state is as large as what it is a copy of, and the next one is far.
+            job = None
             with self._changed:
                 self._writing = False
+
+    def _write(self, job: _Job) -> SessionFolderError | None:
+        """What went wrong; logged unless it went wrong before, too."""
+        error: SessionFolderError | None = None
+        try:
+            save_state(job.state, self._folder, job.cursor)
+            shorten_journal(self._folder, job.cursor, self._keep)
+        except SessionFolderError as trouble:
+            error = trouble
+        except Exception as trouble:
+            log.exception("saving a state in %s", self._folder)
+            error = SessionFolderError(f"{self._folder}: {trouble}: see the daemon's log")
+        if error is not None and not self._troubled:
+            log.error("%s", error)
+        self._troubled = error is not None
+        return error

@@ -11,137 +11,30 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import zmq
 from engine_helpers import make_engine, office, same
+from session_process_helpers import LIMIT_MS, NAME, Daemon, correction
 
-from streamer.config import ServeConfig
 from streamer.frames import Frame
-from streamer.protocol import Message, decode, encode
+from streamer.protocol import encode
 from streamer.protocol.internal import (
-    Batch,
-    BatchFrame,
     Counts,
     CountsUpdate,
     PosesDone,
     PosesForward,
     ResetDone,
 )
-from streamer.protocol.limits import MAX_INTERNAL_PARTS
-from streamer.protocol.links import Control, ControlDone
+from streamer.protocol.links import ControlDone
 from streamer.protocol.update_headers import ChunkHeader, MoveHeader
 from streamer.session import publication
 from streamer.session.corrections import rigid
 from streamer.session.engine_state import engine_state
 from streamer.session.folder import states
 from streamer.session.late_poses import announce_forwarded
-from streamer.session.process import SessionProcess
 from streamer.session.spill_files import SpillFolder
 from streamer.session.state_files import read_state
-from ttt_core import Prediction, ViewBatch
-from ttt_core.streaming import StreamingConfig, StreamingModel
-from ttt_core.streaming_state import StreamingState
 
 # Kernels compile once on a machine.
 pytestmark = pytest.mark.timeout(300)
-
-NAME = b"office"
-LIMIT_MS = 120_000
-
-
-class Slow(StreamingModel):
-    """A model that takes as long as the test wants."""
-
-    def __init__(self) -> None:
-        super().__init__(StreamingConfig(network=None))
-        self.eval()
-        self.may, self.began = threading.Event(), threading.Event()
-        self.may.set()
-
-    def stream(self, state: StreamingState, batch: ViewBatch) -> tuple[StreamingState, Prediction]:
-        self.began.set()
-        assert self.may.wait(LIMIT_MS / 1e3)
-        return super().stream(state, batch)
-
-    def hold(self) -> None:
-        """The next batch waits for `may`."""
-        self.began.clear()
-        self.may.clear()
-
-
-class Daemon:
-    """A session process in a thread, and the two ends it talks to."""
-
-    def __init__(self, folder: Path, run_dir: Path) -> None:
-        self.model = Slow()
-        self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self.ingest = self._bound(run_dir / "batches")
-        self.publisher = self._bound(run_dir / "publish")
-        self.engine, _ = make_engine(refine_enabled=False, model=self.model)
-        config = ServeConfig(session_dir=folder)
-        self.folder = folder / "office"
-        self.process = SessionProcess(run_dir, config, "office", self.engine)
-        self.thread = threading.Thread(target=self.process.run, daemon=True)
-        self.thread.start()
-        self.orders = 0
-
-    def _bound(self, path: Path) -> zmq.Socket[bytes]:
-        socket = self.context.socket(zmq.ROUTER)
-        socket.setsockopt(zmq.LINGER, 0)
-        socket.bind(f"ipc://{path}")
-        return socket
-
-    def until(self, socket: zmq.Socket[bytes], kind: bytes) -> Message:
-        """The next message of a kind; others are passed over."""
-        while (message := self.next(socket)).kind != kind:
-            pass
-        return message
-
-    def next(self, socket: zmq.Socket[bytes]) -> Message:
-        """The next message."""
-        assert socket.poll(LIMIT_MS), "nothing came"
-        return decode(socket.recv_multipart()[1:], max_parts=MAX_INTERNAL_PARTS)
-
-    def ask(self, op: str) -> None:
-        self.orders += 1
-        self.publisher.send_multipart([NAME, *encode(Control(op=op, id=self.orders))])
-
-    def order(self, op: str) -> ControlDone:
-        self.ask(op)
-        return self.done()
-
-    def done(self) -> ControlDone:
-        done = self.until(self.publisher, ControlDone.KIND).read(ControlDone)
-        assert done.id == self.orders
-        return done
-
-    def batch(self, frames: list[Frame]) -> None:
-        entries = [
-            BatchFrame(
-                seq=frame.seq,
-                stamp_ns=frame.stamp_ns,
-                camera=frame.camera,
-                width=frame.image.shape[1],
-                height=frame.image.shape[0],
-                K=frame.K.reshape(-1).tolist(),
-                c2w=np.asarray(frame.c2w).reshape(-1).tolist(),
-                received_ns=frame.received_ns,
-            )
-            for frame in frames
-        ]
-        header = Batch(epoch=1, frames=entries, counts=Counts(frames_in=len(frames)))
-        images = [frame.image.tobytes() for frame in frames]
-        self.ingest.send_multipart([NAME, *encode(header, *images)])
-
-    def correct(self, correction: PosesForward) -> PosesDone:
-        self.ingest.send_multipart([NAME, *encode(correction)])
-        return self.until(self.ingest, PosesDone.KIND).read(PosesDone)
-
-    def close(self) -> None:
-        self.model.may.set()
-        self.process.stop()
-        self.thread.join(60)
-        assert not self.thread.is_alive()
-        self.context.destroy(linger=0)
 
 
 @pytest.fixture
@@ -198,19 +91,6 @@ def test_waiting_frames_of_synchronised_cameras_follow_the_first_of_their_stamp(
     for frame in frames:
         pose = daemon.engine.trajectory.pose(frame.seq)
         assert np.allclose(rigid(pose), motions[frame.stamp_ns] @ frame.c2w, atol=1e-9)
-
-
-def correction(revision: int, frames: list[Frame], shift: float) -> PosesForward:
-    """Of the first and the last of these frames."""
-    motion = np.eye(4)
-    motion[:3, 3] = shift, 0.5, 0.0
-    named = {frame.seq: motion @ np.asarray(frame.c2w) for frame in (frames[0], frames[-1])}
-    return PosesForward(
-        revision=revision,
-        client="slam",
-        entries=[(seq, pose.reshape(-1).tolist()) for seq, pose in named.items()],
-        received_upto=frames[-1].seq,
-    )
 
 
 def moves(daemon: Daemon) -> list[int]:

@@ -14,6 +14,7 @@ import torch
 from engine_helpers import feed, make_engine, office
 
 from gs_decoder import MapMirror
+from gs_decoder.refine import CopyRoom
 from gs_decoder.refine.parameters import SPLATS
 from gs_decoder.updates import ChunkUpdate
 from streamer.frames import Frame
@@ -276,8 +277,10 @@ def test_a_copy_is_none_of_the_engines_business(tmp_path: Path) -> None:
     assert (at_once / "cursor.json").read_bytes() == (later / "cursor.json").read_bytes()
 
 
-def test_a_copy_shares_what_is_never_changed_and_nothing_else(engine: Engine) -> None:
-    copied = engine_state(engine)
+@pytest.mark.parametrize("ahead", [False, True])
+def test_a_copy_shares_what_is_never_changed_and_nothing_else(engine: Engine, ahead: bool) -> None:
+    rows = engine.refiner.parameters.rows
+    copied = engine_state(engine, CopyRoom(*rows.shape) if ahead else None)
     assert copied.model is engine.model_state
     assert all(chunk is engine.map.chunks[chunk.id] for chunk in copied.chunks)
     assert list(copied.keyframes) == list(engine.keyframes)
@@ -286,6 +289,7 @@ def test_a_copy_shares_what_is_never_changed_and_nothing_else(engine: Engine) ->
         live, array = getattr(engine.refiner.parameters, name), copied.refiner.arrays[name]
         assert len(array) == engine.refiner.parameters.count
         assert not np.shares_memory(array, live)
+        assert np.array_equal(array, live[: len(array)])
 
 
 @pytest.mark.parametrize("name", ["fast_weights", "chunks", "refiner", "frames", "residence"])
