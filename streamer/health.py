@@ -10,7 +10,7 @@ import msgspec
 
 from streamer.access import ClientKeys
 from streamer.client.corrector import PoseClient
-from streamer.client.errors import ConnectionLostError
+from streamer.client.errors import ConnectionLostError, RefusedError
 from streamer.protocol.requests import StatusAnswer
 from streamer.requests import RequestRefused, Requests
 
@@ -108,6 +108,10 @@ def ingest_problem(address: str, timeout_s: float, keys: ClientKeys | None = Non
         PoseClient(address, "status", client="status", timeout_s=timeout_s, keys=keys).close()
     except ConnectionLostError as error:
         return str(error)
+    except RefusedError as error:
+        # The key's sessions are others: so it was let in, and answered.
+        if error.code != "denied":
+            raise
     return None
 
 

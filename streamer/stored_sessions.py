@@ -128,8 +128,8 @@ def _held(session: StoredSession) -> Iterator[None]:
     try:
         if not _lock(descriptor):
             raise SessionRuns(
-                f"{session.name} runs in a daemon: end the daemon first, or empty the session "
-                "there with RESET"
+                f"{session.name} runs in a daemon: end it there first (splatstream sessions close "
+                f"{session.name} --server ADDRESS)"
             )
         yield
     finally:

@@ -18,6 +18,7 @@ from raw_client import CAMERA, EYE, RawClient, jpeg
 from streamer.access.keys import ClientKeys
 from streamer.camera import CameraModel
 from streamer.client import Client, ConnectionLostError, PoseClient, RefusedError
+from streamer.health import ingest_problem
 
 STRANGERS, DECEIVED, SILENT = 700, 300, 100
 GROWTH_BYTES = (STRANGERS + DECEIVED + SILENT) << 16
@@ -120,6 +121,7 @@ def test_a_key_for_some_sessions_sends_into_no_others(
                 assert refusal["code"] == "denied"
                 assert "may ingest in kitchen, lab-* alone" in refusal["reason"]
                 assert f"allowed/ingest/{session}/" in refusal["reason"]
+        assert ingest_problem(ingest.address, 5.0, robot) is None, "a health check is let in"
         client.send_frame(0)
         assert client.receive("ERROR")[1]["code"] == "no_hello", "a refused HELLO opens nothing"
         owner.send("PING", {"t": 1.0})
