@@ -14,11 +14,10 @@ from gs_decoder.refine.resting import (
     resting_splats,
     splats_by_chunk,
 )
-from gs_decoder.refine.saved import CopyRoom, RefinerState, refiner_state, restore_refiner
+from gs_decoder.refine.saved import RefinerState, refiner_state, restore_refiner
 from gs_decoder.refine.views import RefineView
 
 __all__ = [
-    "CopyRoom",
     "EvidenceConfig",
     "PoseOffsets",
     "RefineConfig",

@@ -160,6 +160,10 @@ class SplatParameters:
         self.count = kept
         self.activate()
 
+    def used(self) -> dict[str, NDArray[Any]]:
+        """The rows in use of each of `SPLATS`, not copied."""
+        return {name: getattr(self, name)[: self.count] for name in SPLATS}
+
     def chunks(self) -> list[int]:
         """The chunks that have splats here."""
         return np.unique(self.chunk[: self.count]).tolist()

@@ -73,9 +73,8 @@ def _scratch(rows: Rows) -> SplatParameters:
 
 def _moved(rows: Rows, motion: Float64) -> dict[str, NDArray[Any]]:
     """Rows of one chunk under a similarity."""
-    count = len(rows["rows"])
     scratch = _scratch(rows)
     scratch.load(rows)
-    if count:
+    if scratch.count:
         scratch.transform({int(rows["chunk"][0]): motion})
-    return {name: getattr(scratch, name)[:count] for name in SPLATS}
+    return scratch.used()

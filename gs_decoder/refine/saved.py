@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import mmap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,8 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gs_decoder.copy_room import CopyRoom, copies
 from gs_decoder.refine.convergence import Convergence
-from gs_decoder.refine.parameters import SPLATS, SplatParameters
+from gs_decoder.refine.parameters import SPLATS
 from gs_decoder.refine.refiner import Refiner
 from gs_decoder.refine.views import RefineView
 
@@ -40,46 +40,14 @@ class RefinerState:
         return [int(key) for key in self.arrays["view_keys"]]
 
 
-class CopyRoom:
-    """Memory for one copy of a refiner's splats, every page of it touched.
-
-    Most of what such a copy takes is the first touch of fresh memory, which the system has to find
-    and clear. Room may be made in another thread, and meanwhile the refiner goes on.
-
-    Args:
-        splats: how many fit in.
-        columns: of the rows.
-    """
-
-    def __init__(self, splats: int, columns: int) -> None:
-        self.splats = splats
-        empty = SplatParameters(0)
-        self._arrays: dict[str, NDArray[Any]] = {}
-        for name in SPLATS:
-            array = getattr(empty, name)
-            shape = (splats, columns) if array.ndim == 2 else (splats,)
-            self._arrays[name] = np.empty(shape, array.dtype)
-            # Without Python's lock, as every assignment of so many.
-            self._arrays[name].reshape(-1).view(np.uint8)[:: mmap.PAGESIZE] = 0
-
-    def take(self, name: str, array: NDArray[Any]) -> NDArray[Any]:
-        """A copy of one of the arrays, in this room's memory: what is here is lost."""
-        copied = self._arrays[name][: len(array)]
-        np.copyto(copied, array)
-        return copied
-
-
 def refiner_state(refiner: Refiner, room: CopyRoom | None = None) -> RefinerState:
     """Copy everything but the views' pictures, between two steps.
 
     Args:
-        room: for all splats at least, and for no other copy any more; None: fresh memory, which
-            takes several times as long.
+        room: for arrays like `refiner.parameters.used()`, and for no other copy any more.
     """
     parameters = refiner.parameters
     count = parameters.count
-    assert room is None or room.splats >= count, "what does not fit is not copied"
-    copied = _fresh if room is None else room.take
     touched = np.zeros(count, np.bool_)
     known = refiner._touched[:count]
     touched[: len(known)] = known
@@ -87,7 +55,7 @@ def refiner_state(refiner: Refiner, room: CopyRoom | None = None) -> RefinerStat
     visits = [(view.visits, view.visited) for view in views]
     psnrs = [np.nan if view.psnr is None else view.psnr for view in views]
     arrays: dict[str, NDArray[Any]] = {
-        **{name: copied(name, getattr(parameters, name)[:count]) for name in SPLATS},
+        **copies(parameters.used(), room),
         "touched": touched,
         "view_keys": np.array([view.key for view in views], np.int64),
         "view_gains": np.array([view.log_gain for view in views], np.float32).reshape(-1, 3),
@@ -107,10 +75,6 @@ def refiner_state(refiner: Refiner, room: CopyRoom | None = None) -> RefinerStat
         "chance": refiner._chance.bit_generator.state,
     }
     return RefinerState(arrays, figures)
-
-
-def _fresh(_: str, array: NDArray[Any]) -> NDArray[Any]:
-    return array.copy()
 
 
 def restore_refiner(refiner: Refiner, state: RefinerState, views: Mapping[int, RefineView]) -> None:

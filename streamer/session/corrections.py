@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gs_decoder.copy_room import CopyRoom, copies
 from streamer.growing import roomier
 
 Float64 = NDArray[np.float64]
@@ -235,14 +236,24 @@ class Trajectory:
         self._seqs[place], self._stamps[place], self._poses[place] = seq, stamp_ns, pose
         self._count += 1
 
-    def state(self) -> TrajectoryState:
-        """A copy of all of it."""
+    def used(self) -> dict[str, NDArray[Any]]:
+        """Of all frames, not copied: `seqs`, `stamps`, `poses`, as `TrajectoryState` has them."""
         used = slice(0, self._count)
+        return {
+            "seqs": self._seqs[used],
+            "stamps": self._stamps[used],
+            "poses": self._poses[used],
+        }
+
+    def state(self, room: CopyRoom | None = None) -> TrajectoryState:
+        """A copy of all of it.
+
+        Args:
+            room: for arrays like `used()`, and for no other copy any more.
+        """
         return TrajectoryState(
             revision=self.revision,
-            seqs=self._seqs[used].copy(),
-            stamps=self._stamps[used].copy(),
-            poses=self._poses[used].copy(),
+            **copies(self.used(), room),
             pending=[correction.figures() for correction in self._pending],
         )
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gs_decoder import Chunk
-from gs_decoder.refine import CopyRoom, RefinerState, refiner_state, restore_refiner
+from gs_decoder.copy_room import CopyRoom
+from gs_decoder.refine import RefinerState, refiner_state, restore_refiner
 from streamer.frames import Frame
 from streamer.session.batching import in_map_units, refine_view
 from streamer.session.corrections import Trajectory, TrajectoryState, rigid, scale_of
@@ -19,6 +20,9 @@ from streamer.session.spilled_state import ResidenceState
 from ttt_core.stream_model import CarriedState
 
 Float64 = NDArray[np.float64]
+
+_FRAMES_TO_COME = 1024
+"""While room for a copy is made."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,11 +47,36 @@ class EngineState:
     residence: ResidenceState
 
 
-def engine_state(engine: Engine, room: CopyRoom | None = None) -> EngineState:
+@dataclass(frozen=True, slots=True)
+class StateRoom:
+    """Memory for a copy of what is large and not shared: splats that are ready, frames' poses."""
+
+    splats: CopyRoom
+    frames: CopyRoom
+
+    def holds(self, engine: Engine) -> bool:
+        """Whether the engine's state fits in as it is now."""
+        splats, frames = engine.refiner.parameters.count, len(engine.trajectory)
+        return splats <= self.splats.rows and frames <= self.frames.rows
+
+
+def room_maker(engine: Engine) -> Callable[[], StateRoom]:
+    """What makes room for a copy, in any thread: for what there is now, and what a batch may bring
+    meanwhile."""
+    parameters, config = engine.refiner.parameters, engine.config
+    most = max(parameters.count, config.resident_budget)
+    splats = min(parameters.count + config.batch * config.chunk_budget, most)
+    frames = len(engine.trajectory) + _FRAMES_TO_COME
+    rows, poses = parameters.used(), engine.trajectory.used()
+    return lambda: StateRoom(CopyRoom(splats, rows), CopyRoom(frames, poses))
+
+
+def engine_state(engine: Engine, room: StateRoom | None = None) -> EngineState:
     """Copy an engine's state, between two batches; it is none the wiser.
 
     Args:
-        room: for the splats that it holds ready, as `refiner_state` takes it.
+        room: that holds it, and no other copy any more; None: fresh memory, which takes several
+            times as long.
     """
     return EngineState(
         frames_done=engine.frames_done,
@@ -57,8 +86,8 @@ def engine_state(engine: Engine, room: CopyRoom | None = None) -> EngineState:
         chunks=tuple(engine.map.chunks.values()),
         keyframes=engine.keyframes.copy(),
         places=engine.selector.places(),
-        trajectory=engine.trajectory.state(),
-        refiner=refiner_state(engine.refiner, room),
+        trajectory=engine.trajectory.state(None if room is None else room.frames),
+        refiner=refiner_state(engine.refiner, None if room is None else room.splats),
         residence=engine.residence.state(),
     )
 

@@ -13,10 +13,9 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from gs_decoder.refine import CopyRoom
 from streamer.keep import Keep
 from streamer.session.engine import Engine
-from streamer.session.engine_state import engine_state
+from streamer.session.engine_state import StateRoom, engine_state, room_maker
 from streamer.session.state_files import Cursor
 from streamer.session.state_writer import Saved, StateWriter
 
@@ -40,7 +39,7 @@ class Saving:
         self._every = every
         self._writer = StateWriter(folder, keep)
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="copy-room")
-        self._room: Future[CopyRoom] | None = None
+        self._room: Future[StateRoom] | None = None
         self._orders: list[int] = []
         self._to_publish: set[int] = set()
         """Chunks that changed before an order came, as far as readers do not have them."""
@@ -122,25 +121,21 @@ class Saving:
 
     def _make_room(self) -> None:
         if self._room is None:
-            parameters, config = self._engine.refiner.parameters, self._engine.config
-            # A batch may come meanwhile, but there are never more than the budget.
-            most = max(parameters.count, config.resident_budget)
-            splats = min(parameters.count + config.batch * config.chunk_budget, most)
-            self._room = self._pool.submit(CopyRoom, splats, parameters.rows.shape[1])
+            self._room = self._pool.submit(room_maker(self._engine))
 
-    def _room_ready(self) -> CopyRoom | None:
-        """Room for all splats; None: not yet."""
+    def _room_ready(self) -> StateRoom | None:
+        """Room for what there is; None: not yet."""
         assert self._room is not None, "whatever is to be saved has had room made"
         if not self._room.done():
             return None
         room = self._room.result()
-        if room.splats >= self._engine.refiner.parameters.count:
+        if room.holds(self._engine):
             return room
         self._room = None
         self._make_room()
         return None
 
-    def _save(self, room: CopyRoom | None) -> None:
+    def _save(self, room: StateRoom | None) -> None:
         self._writer.put(engine_state(self._engine, room), self._cursor(), self._orders)
         # Used once: it belongs to the copy.
         self._room, self._due = None, False

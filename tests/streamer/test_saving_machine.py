@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +18,12 @@ from map_strategies import random_splats
 from strip_walk import pose, wall_frame
 
 from gs_decoder import ChunkMeta
-from gs_decoder.refine import CopyRoom
 from streamer.keep import Keep
 from streamer.session import saving
 from streamer.session.batching import refine_view
 from streamer.session.corrections import rigid
-from streamer.session.engine_state import engine_state
+from streamer.session.engine import Engine
+from streamer.session.engine_state import StateRoom, engine_state, room_maker
 from streamer.session.folder import states
 from streamer.session.saving import Saving
 from streamer.session.spill_files import SPILLED, SpillFolder
@@ -50,7 +51,8 @@ class Session(RuleBasedStateMachine):
         self.may = threading.Semaphore(0)
         self.disk, self.slow = contextlib.ExitStack(), False
         self.patch = pytest.MonkeyPatch()
-        self.patch.setattr(saving, "CopyRoom", self.make_room)
+        self.patch.setattr(saving, "room_maker", self.room_maker)
+        self.patch.setattr("streamer.session.engine_state._FRAMES_TO_COME", 1)
         self.copies = self.orders = self.revision = self.seq = 0
         self.asked: dict[int, int] = {}
         """Orders that were not answered: what copies there were before them."""
@@ -60,9 +62,14 @@ class Session(RuleBasedStateMachine):
         self.every = every
         self.saving = Saving(self.engine, self.folder, Keep(), self.cursor, every)
 
-    def make_room(self, splats: int, columns: int) -> CopyRoom:
-        assert self.may.acquire(timeout=LIMIT_S)
-        return CopyRoom(splats, columns)
+    def room_maker(self, engine: Engine) -> Callable[[], StateRoom]:
+        make = room_maker(engine)
+
+        def held() -> StateRoom:
+            assert self.may.acquire(timeout=LIMIT_S)
+            return make()
+
+        return held
 
     def cursor(self) -> Cursor:
         self.copies += 1
@@ -203,5 +210,16 @@ def test_a_copy_that_waits_for_the_disk_is_not_written_over() -> None:
     for _ in range(3):
         session.save()
         session.correct()
+    session.everything_is_written()
+    session.teardown()
+
+
+def test_room_for_too_few_frames_is_made_anew() -> None:
+    session = Session()
+    session.begin(every=0)
+    session.order()
+    for seed in range(3):
+        session.batch(seed=seed, splats=1)
+    session.copy()
     session.everything_is_written()
     session.teardown()

@@ -7,7 +7,8 @@ import shutil
 import tempfile
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +16,13 @@ import pytest
 from engine_helpers import feed, make_engine, office, same
 from session_process_helpers import LIMIT_MS, NAME, Daemon, correction
 
-from gs_decoder.refine import CopyRoom
+from gs_decoder.copy_room import CopyRoom
 from streamer.frames import Frame
 from streamer.protocol import encode
 from streamer.protocol.internal import PosesDone, PosesForward, ResetDone
 from streamer.session import saving
 from streamer.session.engine import Engine
-from streamer.session.engine_state import engine_state, restore_engine
+from streamer.session.engine_state import StateRoom, engine_state, restore_engine, room_maker
 from streamer.session.folder import states
 from streamer.session.late_poses import announce_forwarded
 from streamer.session.spill_files import SpillFolder
@@ -41,17 +42,24 @@ class Gate:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.began, self.may = threading.Event(), threading.Event()
-        self.most = 10**9
-        self.made: list[int] = []
-        monkeypatch.setattr(saving, "CopyRoom", self._make)
+        self.too_little = False
+        self.made: list[StateRoom] = []
+        monkeypatch.setattr(saving, "room_maker", self._room_maker)
 
-    def _make(self, splats: int, columns: int) -> CopyRoom:
-        self.began.set()
-        assert self.may.wait(LIMIT_MS / 1e3)
-        splats = min(splats, self.most)
-        self.most = 10**9
-        self.made.append(splats)
-        return CopyRoom(splats, columns)
+    def _room_maker(self, engine: Engine) -> Callable[[], StateRoom]:
+        make = room_maker(engine)
+        little = CopyRoom(1, engine.refiner.parameters.used())
+
+        def held() -> StateRoom:
+            self.began.set()
+            assert self.may.wait(LIMIT_MS / 1e3)
+            room = make()
+            if self.too_little:
+                room, self.too_little = replace(room, splats=little), False
+            self.made.append(room)
+            return room
+
+        return held
 
 
 @pytest.fixture
@@ -160,11 +168,10 @@ def test_batches_and_corrections_are_taken_while_room_is_made(
     daemon.until_processed(4)
     assert states(daemon.folder) == []
     # What was made for fewer splats is of no use.
-    gate.most = 1
+    gate.too_little = True
     gate.may.set()
     assert daemon.done().ok
-    assert gate.made[0] == 1
-    assert len(gate.made) == 2
+    assert [room.splats.rows == 1 for room in gate.made] == [True, False]
 
     newest = states(daemon.folder)[0]
     assert read_cursor(newest).next_seq == 4
@@ -224,8 +231,7 @@ def test_a_state_that_is_written_is_not_held_in_memory(tmp_path: Path) -> None:
     engine, _ = make_engine(refine_enabled=False)
     feed(engine, office(0, 2))
     writer = StateWriter(tmp_path)
-    parameters = engine.refiner.parameters
-    state = engine_state(engine, CopyRoom(parameters.count, parameters.rows.shape[1]))
+    state = engine_state(engine, room_maker(engine)())
     held = weakref.ref(state.refiner.arrays["rows"])
     writer.put(state, Cursor(epoch=1, next_seq=2, settings={}), [1])
     del state

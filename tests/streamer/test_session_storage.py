@@ -14,13 +14,12 @@ import torch
 from engine_helpers import feed, make_engine, office
 
 from gs_decoder import MapMirror
-from gs_decoder.refine import CopyRoom
 from gs_decoder.refine.parameters import SPLATS
 from gs_decoder.updates import ChunkUpdate
 from streamer.frames import Frame
 from streamer.session.batching import view_batch
 from streamer.session.engine import Engine
-from streamer.session.engine_state import engine_state, restore_engine
+from streamer.session.engine_state import engine_state, restore_engine, room_maker
 from streamer.session.folder import (
     SessionFile,
     SessionFolderError,
@@ -279,12 +278,15 @@ def test_a_copy_is_none_of_the_engines_business(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("ahead", [False, True])
 def test_a_copy_shares_what_is_never_changed_and_nothing_else(engine: Engine, ahead: bool) -> None:
-    rows = engine.refiner.parameters.rows
-    copied = engine_state(engine, CopyRoom(*rows.shape) if ahead else None)
+    copied = engine_state(engine, room_maker(engine)() if ahead else None)
     assert copied.model is engine.model_state
     assert all(chunk is engine.map.chunks[chunk.id] for chunk in copied.chunks)
     assert list(copied.keyframes) == list(engine.keyframes)
     assert not np.shares_memory(copied.keyframes.columns.poses, engine.keyframes.columns.poses)
+    for name, live in engine.trajectory.used().items():
+        array = getattr(copied.trajectory, name)
+        assert np.array_equal(array, live)
+        assert not np.shares_memory(array, live)
     for name in SPLATS:
         live, array = getattr(engine.refiner.parameters, name), copied.refiner.arrays[name]
         assert len(array) == engine.refiner.parameters.count
