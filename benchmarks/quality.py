@@ -1,7 +1,8 @@
 """The table of held-out quality: what is to be reached, what there is, and the baselines beside it.
 
     python benchmarks/quality.py ../shared/captures [--only sweep-only ...] [--seeds 0 1]
-                                 [--rows office skull ...] [--out DIR] [--json FILE]
+                                 [--rows office skull ...] [--refine-poses] [--out DIR]
+                                 [--json FILE]
 
 Needs two quiet cores and about 40 minutes (70 s for each start and row). Every mark is an
 evaluation of its own, so that the pipeline is told the time that it has, as by `splatstream run
@@ -76,13 +77,15 @@ class Options:
     """Rows whose name begins so; all by default."""
     seeds: tuple[int, ...] = (0,)
     """Every row once for each."""
+    refine_poses: bool = False
+    """As of `splatstream eval`."""
     out: Path = Path("quality")
     json: Path | None = None
 
 
 def figures(row: Row, run: RunResult) -> dict[str, float | None]:
     """What a run says to a row."""
-    names = ("psnr_gain", "psnr", "ssim_gain", "ssim", "depth_error")
+    names = ("psnr_gain", "psnr", "ssim_gain", "ssim", "depth_error", "psnr_gain_poses")
     if row.first_batches:
         return {name: run.first_batches(name) for name in names}
     last = run.last
@@ -104,6 +107,7 @@ def measure(options: Options, seed: int) -> list[dict[str, Any]]:
                 mode="batch" if row.seconds else "stream",
                 rate=2.0,
                 seed=seed,
+                refine_poses=options.refine_poses,
                 methods=options.only,
             )
             what = f"{row.seconds:g}s" if row.seconds else "stream"
@@ -120,7 +124,18 @@ def measure(options: Options, seed: int) -> list[dict[str, Any]]:
 
 def table(lines: list[dict[str, Any]]) -> str:
     """For the terminal."""
-    heads = ("row", "seed", "before", "reach", "start", "+gain", "PSNR", "SSIM +gain", "depth")
+    heads = (
+        "row",
+        "seed",
+        "before",
+        "reach",
+        "start",
+        "+gain",
+        "+poses",
+        "PSNR",
+        "SSIM +gain",
+        "depth",
+    )
     texts = [
         (
             line["name"],
@@ -133,6 +148,7 @@ def table(lines: list[dict[str, Any]]) -> str:
                 "" if value is None else f"{value:.{digits}f}"
                 for value, digits in (
                     (line["psnr_gain"], 2),
+                    (line["psnr_gain_poses"], 2),
                     (line["psnr"], 2),
                     (line["ssim_gain"], 3),
                     (line["depth_error"], 3),
