@@ -97,8 +97,7 @@ class PoseClient:
             RefusedError: a pose is no similarity, or the session cannot take it now.
             ConnectionLostError: no answer in time.
         """
-        entries = [(int(key), _sixteen(key, pose)) for key, pose in poses.items()]
-        request = Poses(revision=revision, poses=entries, by=by, upto=upto)
+        request = Poses(revision=revision, poses=_entries(poses), by=by, upto=upto)
         for again in (True, False):
             self._say(request)
             answer = self._answer(revision)
@@ -179,6 +178,18 @@ class PoseClient:
             f"the daemon at {self.address} did not answer within {self._timeout_s:g} s: start "
             "one with `splatstream serve`, or give the address it prints"
         )
+
+
+def _entries(poses: Mapping[int, npt.ArrayLike]) -> list[tuple[int, list[float]]]:
+    keys, given = [int(key) for key in poses], list(poses.values())
+    try:
+        # Thousands come after a loop closure, and somebody waits.
+        stack = np.array(given, np.float64)
+    except ValueError:
+        stack = np.zeros(0)
+    if stack.shape[1:] in ((4, 4), (16,)):
+        return list(zip(keys, stack.reshape(-1, 16).tolist(), strict=True))
+    return [(key, _sixteen(key, pose)) for key, pose in zip(keys, given, strict=True)]
 
 
 def _sixteen(key: int, pose: npt.ArrayLike) -> list[float]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,20 +20,18 @@ from streamer.session.corrections import Moved, rigid
 Float64 = NDArray[np.float64]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Announced:
     """A correction that readers were told of.
 
     Attributes:
         motions: (N, 4, 4) of the frames that moved, new @ old^-1.
-        cameras: seq → (4, 4) rigid camera to world, corrected.
         places: seq → its place among the frames that moved.
         chunks: chunk → `T_world_chunk` (4, 4) before it moved.
     """
 
     moved: Moved
     motions: Float64
-    cameras: dict[int, Float64]
     places: dict[int, int]
     chunks: dict[int, Float64] = field(default_factory=dict)
 
@@ -40,8 +39,12 @@ class Announced:
     def of(moved: Moved) -> Announced:
         """Nothing is announced yet."""
         motions = moved.after @ np.linalg.inv(moved.before)
-        cameras = dict(zip(moved.seqs, rigid(moved.after)))
-        return Announced(moved, motions, cameras, {s: p for p, s in enumerate(moved.seqs)})
+        return Announced(moved, motions, {s: p for p, s in enumerate(moved.seqs)})
+
+    @cached_property
+    def cameras(self) -> dict[int, Float64]:
+        """seq → (4, 4) rigid camera to world, corrected; readers need not wait for it."""
+        return dict(zip(self.moved.seqs, rigid(self.moved.after)))
 
     def chunk_motions(self, chunk_of_seq: Mapping[int, int]) -> tuple[list[int], Float64]:
         """The chunks of the frames that have one, in order of seq, and their motions (C, 4, 4)."""
