@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -13,7 +15,6 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-import zmq
 from bent_walk import Options, bent, figures, lenses, walk
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -63,27 +64,32 @@ class Watcher:
 
 
 class Listener:
-    """Notes when a `move` has come to a subscriber's socket, unread."""
+    """Notes when a `move` has come to a subscriber's socket, in a process of its own."""
 
     def __init__(self, address: str) -> None:
         self.moves: list[float] = []
-        self._socket = zmq.Context.instance().socket(zmq.SUB)
-        self._socket.setsockopt(zmq.SUBSCRIBE, topic(SESSION, MoveHeader.KIND))
-        self._socket.connect(address)
-        self._end = threading.Event()
+        script = Path(__file__).with_name("closure_listener.py")
+        self._process = subprocess.Popen(
+            [sys.executable, str(script), address, topic(SESSION, MoveHeader.KIND).decode()],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == "listening\n"
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
-        while not self._end.is_set():
-            if self._socket.poll(100):
-                self._socket.recv_multipart(copy=False)
-                self.moves.append(time.perf_counter())
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self.moves.append(float(line))
 
     def close(self) -> None:
-        self._end.set()
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
         self._thread.join()
-        self._socket.close()
 
 
 def stage_ms(process: DaemonProcess, stage: str) -> float:

@@ -7,12 +7,13 @@ Both walk through the demo's pictures, every round in a place of its own, until 
 have a chunk, and then bend the whole walk again and again, each time a little further. `stages`
 does it to one engine in this process and says what each of its steps takes. `daemon` does it to a
 daemon, from a `poses` client, while a camera goes on sending --fps frames a second and refinement
-takes the rest: from before the call of `send_poses` to the moment when the `move` has come to a
-subscriber's socket (`to_published`), when another subscriber has applied it (`to_applied`), and to
-the call's answer; of this, `correction` is the session's own figure, from the receipt at the ingest
-until readers are told, and `correct` the engine's part. Milliseconds of wall time, and of CPU time
-for `stages`; the least of all repeats says what the program needs, the median what the machine made
-of it. With --json the figures are put into a file, beside the other command's.
+takes the rest: from before the call of `send_poses` to the moment when the `move` has come to the
+socket of a subscriber in another process (`to_published`), when one in this process has applied it
+(`to_applied`), and to the call's answer; of this, `correction` is the session's own figure, from
+the receipt at the ingest until readers are told, and `correct` the engine's part. Milliseconds of
+wall time, and of CPU time for `stages`; the least of all repeats says what the program needs, the
+median what the machine made of it. With --json the figures are put into a file, beside the other
+command's.
 """
 
 from __future__ import annotations
