@@ -150,7 +150,8 @@ class Backstage:
         assert link.catch_up is not None
         while (step := link.catch_up.peek()) is not None:
             if step.poses is not None:
-                if not self._send(session, step.poses):
+                # When the batch before it is done: it is not to overtake what it once came after.
+                if link.want == 0 or not self._send(session, step.poses):
                     return
             elif not step.whole:
                 # As if they had just come in: those behind them fill the batch.

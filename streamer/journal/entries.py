@@ -87,7 +87,7 @@ class Corrected(Entry, frozen=True, kw_only=True, tag="poses"):
 
 class Overtook(Entry, frozen=True, kw_only=True, tag="overtook"):
     """A correction that stands before it came before the batch of frame `before`, which stands
-    still earlier: the session was paused, so that the batch waited."""
+    still earlier: the session was busy or paused, so that the batch waited."""
 
     revision: UInt
     client: str

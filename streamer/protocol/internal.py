@@ -131,7 +131,7 @@ class PosesForward(Header, frozen=True, kw_only=True):
 
 class PosesDone(Header, frozen=True, kw_only=True):
     """What a correction moved, or why it was refused (`code`, `reason`). `before` is the first of
-    the frames that the session had been handed earlier and had not begun with: it is paused."""
+    the frames that the session had been handed earlier and had not begun with."""
 
     KIND: ClassVar[bytes] = b"POSES_DONE"
     revision: UInt

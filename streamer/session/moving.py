@@ -73,16 +73,17 @@ def follow(work: Work, announced: Announced, aside: Aside, attend: Attend) -> No
     """Take along what is refined, what it is refined against, and what later batches build on.
 
     Args:
-        attend: called while a thread moves the model's memory, which takes as long as a batch.
+        attend: called while a thread moves splats, which takes as long as some steps, and the
+            model's memory, which takes as long as a batch.
     """
     if not announced.moved.seqs:
         return
     cameras, growth = announced.cameras, announced.moved.growth()
     newest = announced.moved.seqs[-1]
     motions = dict(zip(*announced.chunk_motions(work.chunk_of_seq)))
-    work.refiner.move_chunks(motions, near=cameras[newest][:3, 3])
-    work.refiner.move_views(cameras, growth)
     key_cameras = {seq: cameras[seq] for seq in work.keyframes.those(cameras)}
+    # First what announcing looks at: who does so meanwhile finds it where this correction has it.
+    work.refiner.move_views(cameras, growth)
     work.selector.move(key_cameras)
-    # The last one: what is announced meanwhile finds all the others where this correction has them.
+    aside.call(attend, work.refiner.move_chunks, motions, near=cameras[newest][:3, 3])
     work.model_state = aside.call(attend, work.model.move, work.model_state, key_cameras, growth)

@@ -3,7 +3,8 @@
 One loop: look at the sockets, take a batch if one is there, else refine one step. The engine asks
 for work (`want` in STATE) and never waits for it, so refinement fills exactly the time that batches
 leave. In the middle of a batch, a step or a publication corrections of poses are looked for, and
-published at once; all else waits until it is done. Sending never blocks either: what a lost
+published at once; all else waits until it is done. A batch that comes before such a correction
+waits too, and is overtaken, which the ingest is told. Sending never blocks either: what a lost
 publisher misses, it is told again when it asks (RESYNC).
 """
 
@@ -64,8 +65,8 @@ _FULL_POLL_MS = 5
 _LAST_WORDS_S = 1.0
 """How long a session that ends waits for the publisher to take the rest."""
 _STREAMING_S = 2.0
-_MEANWHILE = frozenset({PosesForward.KIND, CountsUpdate.KIND})
-"""What is of use in the middle of a batch."""
+_MEANWHILE = frozenset({PosesForward.KIND, CountsUpdate.KIND, Batch.KIND})
+"""What is of use in the middle of a batch: a correction, and what may lie before it."""
 
 
 class SessionProcess:
@@ -141,6 +142,8 @@ class SessionProcess:
                 self._handle(message)
                 # Announced at once, and followed as soon as nothing else is in the middle of it.
                 self.engine.follow_poses(self._attend)
+                if message.kind == Batch.KIND or self._ready:
+                    self._work()
                 if self._stopping:
                     break
             if self._stopping:
@@ -154,6 +157,8 @@ class SessionProcess:
             elif self._state() == "idle":
                 self._saving.settled()
                 self._quiet.use(time.monotonic())
+            if self._ready:
+                self._work()
             self._tell()
         self._outbox.flush(_LAST_WORDS_S)
         self.engine.publish()
@@ -186,7 +191,7 @@ class SessionProcess:
                     if update.epoch == self._outbox.epoch:
                         self._counts, self._counts_known = update.counts, True
                 case PosesForward.KIND:
-                    self._take_poses(message.read(PosesForward))
+                    self._take_poses(message.peek(PosesForward))
                 case Control.KIND:
                     self._control(message.read(Control))
                 case b"RESYNC":
@@ -200,9 +205,7 @@ class SessionProcess:
         """In the middle of a batch, a step or a publication."""
         if self._stopping:
             return
-        # What a correction is to come after, so the journal says, is not to come after it.
-        kinds = frozenset() if self._waiting else _MEANWHILE
-        for message in self._inbox.meanwhile(under_way, kinds):
+        for message in self._inbox.meanwhile(under_way, _MEANWHILE):
             self._handle(message)
             if self._stopping:
                 break
@@ -222,12 +225,17 @@ class SessionProcess:
         if frames:
             self._next_seq = frames[-1].seq + 1
             self._waiting.append(frames)
-            self._tell(force=True)
-        self._work()
+
+    @property
+    def _ready(self) -> bool:
+        """Whether a batch waits that is not to wait; one that was on its way when PAUSE came waits
+        for RESUME."""
+        return bool(self._waiting) and not self.engine.paused and not self._stopping
 
     def _work(self) -> None:
-        """Process what was taken; a batch that was on its way when PAUSE came waits for RESUME."""
-        while self._waiting and not self.engine.paused:
+        """Process what was taken, and say where that leaves the session."""
+        while self._ready:
+            self._tell(force=True)
             frames = self._waiting.popleft()
             # A lossless sender waits for us; what a live one had to lose says how fast it is.
             seconds = self._rush.batch(time.monotonic(), len(frames), self._counts.dropped)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import zmq
 from engine_helpers import make_engine
+from numpy.typing import NDArray
+from torch import Tensor
 
 from streamer.config import ServeConfig, SessionConfig
 from streamer.frames import Frame
@@ -32,16 +35,33 @@ class Slow(StreamingModel):
         self.eval()
         self.may, self.began = threading.Event(), threading.Event()
         self.may.set()
+        self.may_move, self.moves = threading.Event(), threading.Event()
+        self.may_move.set()
 
     def stream(self, state: StreamingState, batch: ViewBatch) -> tuple[StreamingState, Prediction]:
         self.began.set()
         assert self.may.wait(LIMIT_MS / 1e3)
         return super().stream(state, batch)
 
+    def move(
+        self,
+        state: StreamingState,
+        poses: Mapping[int, NDArray[np.float64] | Tensor],
+        scales: Mapping[int, float] | None = None,
+    ) -> StreamingState:
+        self.moves.set()
+        assert self.may_move.wait(LIMIT_MS / 1e3)
+        return super().move(state, poses, scales)
+
     def hold(self) -> None:
         """The next batch waits for `may`."""
         self.began.clear()
         self.may.clear()
+
+    def hold_moves(self) -> None:
+        """The next correction, once it was told, waits for `may_move`."""
+        self.moves.clear()
+        self.may_move.clear()
 
 
 class Daemon:
@@ -136,6 +156,7 @@ class Daemon:
 
     def close(self) -> None:
         self.model.may.set()
+        self.model.may_move.set()
         self.process.stop()
         self.thread.join(60)
         assert not self.thread.is_alive()

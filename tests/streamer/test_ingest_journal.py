@@ -48,6 +48,9 @@ def test_a_successor_is_told_what_its_predecessor_was_batch_by_batch(tmp_path: P
         assert [f.seq for f in again.frames] == [f.seq for f in first.frames] == [0, 1]
         assert successor.parts[0] == pixels
         assert again.frames[0].c2w == first.frames[0].c2w
+        # Not before that batch is done, or it could overtake it.
+        assert not successor.socket.poll(200)
+        successor.want(1)
         # But for when it came in: it was answered long ago.
         again = successor.receive(PosesForward.KIND).read(PosesForward)
         assert again == msgspec.structs.replace(told, received_ns=0)
@@ -75,15 +78,18 @@ def test_a_successor_is_told_first_what_overtook_a_batch(tmp_path: Path) -> None
         assert slam.receive()[0] == "WELCOME"
         for revision in (5, 6):
             slam.send("POSES", {"revision": revision, "poses": [[2, EYE]]})
-            # It was paused after the first batch.
+            # It had not begun with the second batch.
             told = session.answer_poses(1, before=2)
             assert slam.receive("POSES_ACK")[1]["revision"] == revision
         session.close()
         ingest.say(SessionLost(session="kitchen"))
+        client.send_frame(4)
+        client.acked(4)
 
         successor = FakeSession(ingest.batches, life=2)
         assert [f.seq for f in successor.batch(2).frames] == [0, 1]
         stamps = [(f.seq, f.stamp_ns) for f in session.batches[-1].frames]
+        successor.want(2)
         for revision in (5, 6):
             again = successor.answer_poses(1)
             # What waits in the ingest, or comes from the journal, is the same to a session.

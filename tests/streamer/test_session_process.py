@@ -120,34 +120,73 @@ def test_a_correction_is_published_while_a_batch_is_under_way(
     assert daemon.correct(second).moved == len(before)
     assert set(moves(daemon)) == before
     assert daemon.correct(first).code == "bad_revision"
-    # Counts pass; what is of the next batch waits, and a save is never of half a batch.
+    # Counts pass; the next batch waits, and a save is never of half a batch.
     counts = CountsUpdate(counts=Counts(frames_in=12), epoch=1)
     daemon.ingest.send_multipart([NAME, *encode(counts)])
     daemon.ask("save")
     daemon.batch(frames[8:])
     third = correction(3, frames, 0.3)
-    daemon.ingest.send_multipart([NAME, *encode(third)])
-    assert not daemon.ingest.poll(200)
+    done = daemon.correct(third)
+    assert (done.revision, done.code, done.before) == (3, None, 8)
+    assert set(moves(daemon)) == before
     assert daemon.engine.frames_done == 4
     daemon.model.may.set()
     assert daemon.done().ok
-    done = daemon.until(daemon.ingest, PosesDone.KIND).read(PosesDone)
-    assert (done.revision, done.code) == (3, None)
     assert daemon.order("save").ok
 
+    # The third overtook the last batch.
+    order = [frames[:4], frames[4:8], first, second, (third, frames[8:]), frames[8:]]
+    assert_done_in_order(daemon, order, tmp_path / "twin")
+
+
+def assert_done_in_order(
+    daemon: Daemon,
+    order: list[list[Frame] | PosesForward | tuple[PosesForward, list[Frame]]],
+    folder: Path,
+) -> None:
+    """The session holds to the bit what an engine holds that does one after the other: batches,
+    and corrections, some with the frames that waited in the session."""
     twin, _ = make_engine(refine_enabled=False, model=daemon.model)
-    twin.spill_to(SpillFolder(tmp_path / "twin", kept=True))
-    for some, corrections in (
-        (frames[:4], []),
-        (frames[4:8], [first, second]),
-        (frames[8:], [third]),
-    ):
-        twin.process(some)
-        for forwarded in corrections:
-            announce_forwarded(twin, forwarded, [], some[-1].seq + 1)
+    twin.spill_to(SpillFolder(folder, kept=True))
+    next_seq = 0
+    for step in order:
+        if isinstance(step, list):
+            twin.process(step)
+            next_seq = step[-1].seq + 1
+        else:
+            forwarded, waiting = step if isinstance(step, tuple) else (step, [])
+            announce_forwarded(twin, forwarded, waiting, next_seq)
             twin.follow_poses()
     same(engine_state(daemon.engine), engine_state(twin))
     twin.close()
+
+
+def test_a_correction_does_not_wait_for_an_earlier_one_nor_for_the_batch_behind_it(
+    daemon: Daemon, tmp_path: Path
+) -> None:
+    frames = office(0, 12)
+    daemon.batch(frames[:4])
+    assert daemon.order("save").ok
+    before = set(daemon.engine.map.chunks)
+    daemon.model.hold_moves()
+    first = correction(1, frames[:4], 0.2)
+    assert daemon.correct(first).moved == len(before)
+    assert set(moves(daemon)) == before
+    # The session follows it as long as this test wants.
+    assert daemon.model.moves.wait(LIMIT_MS / 1e3)
+    second, third = (correction(n, frames[:stop], 0.15 * n) for n, stop in ((2, 4), (3, 8)))
+    done = daemon.correct(second)
+    assert (done.code, done.before) == (None, None)
+    daemon.batch(frames[4:8])
+    done = daemon.correct(third)
+    assert (done.code, done.before) == (None, 4)
+    assert [set(moves(daemon)) for _ in range(2)] == [before, before]
+    assert daemon.engine.frames_done == 4
+    daemon.model.may_move.set()
+    daemon.batch(frames[8:])
+    daemon.until_processed(12)
+    order = [frames[:4], first, second, (third, frames[4:8]), frames[4:8], frames[8:]]
+    assert_done_in_order(daemon, order, tmp_path / "twin")
 
 
 def held_in_its_middle(daemon: Daemon) -> list[Frame]:
