@@ -17,7 +17,9 @@ from streamer.protocol.fields import Floats16, Stamp, UInt
 from streamer.protocol.internal import Counts
 from streamer.protocol.messages import CameraHeader, FrameHeader, Hello
 
-FORMAT = 1
+FORMAT = 2
+READABLE = (1, FORMAT)
+"""Format 1 has no `Overtook`, and is else the same."""
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="kind"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from streamer.journal.entries import FORMAT, Begin, FrameEntry, Rejected
+from streamer.journal.entries import FORMAT, READABLE, Begin, FrameEntry, Rejected
 from streamer.journal.errors import JournalCorrupt, JournalVersion
 from streamer.journal.journal import Segment, segments
 from streamer.journal.scan import Recorded, Tail, corrupt, scan
@@ -103,8 +103,8 @@ def _read(
 
 
 def _check_version(path: Path, begin: Begin) -> None:
-    if begin.format != FORMAT:
+    if begin.format not in READABLE:
         raise JournalVersion(
             f"{path}: written by splatstream {begin.version} in journal format {begin.format}, "
-            f"this one reads format {FORMAT}: use that version, or move the session's folder away"
+            f"this one reads up to {FORMAT}: use that version, or move the session's folder away"
         )

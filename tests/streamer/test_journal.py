@@ -267,16 +267,27 @@ def test_a_folder_that_may_not_be_written_is_named(tmp_path: Path) -> None:
         opened(tmp_path / "kitchen")
 
 
-def test_another_version_is_named(tmp_path: Path) -> None:
-    (tmp_path / "journal").mkdir()
-    path = tmp_path / "journal" / "000001-000000.mcap"
+def of_format(folder: Path, number: int) -> None:
+    """A journal that says it is of this format."""
+    (folder / "journal").mkdir(exist_ok=True)
+    path = folder / "journal" / "000001-000000.mcap"
     writer = SegmentWriter(Files(), path, "kitchen", "splatstream 9")
     begin = History("kitchen", 1).begin("9.0")
-    writer.append(Begin(**{f: getattr(begin, f) for f in begin.__struct_fields__} | {"format": 9}))
+    fields = {name: getattr(begin, name) for name in begin.__struct_fields__}
+    writer.append(Begin(**fields | {"format": number}))
     writer.sync()
     writer.finish()
+
+
+def test_another_version_is_named(tmp_path: Path) -> None:
+    of_format(tmp_path, 9)
     with pytest.raises(JournalVersion, match=r"splatstream 9\.0"):
         list(read_journal(tmp_path))
+
+
+def test_a_journal_of_before_is_read(tmp_path: Path) -> None:
+    of_format(tmp_path, 1)
+    assert [one.entry.format for one in read_journal(tmp_path)] == [1]
 
 
 def test_a_new_epoch_begins_empty(tmp_path: Path) -> None:
