@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.append(str(ROOT / "tests" / "end_to_end"))
+sys.path += [str(ROOT / "tests"), str(ROOT / "tests" / "end_to_end")]
 
 from live_daemon import in_step, requests, subscriber, wait_until, whole_map  # noqa: E402
 

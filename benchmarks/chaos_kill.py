@@ -38,7 +38,8 @@ from chaos import (
     parser,
     paused_map,
 )
-from live_daemon import Frames, alive, children, client, daemon, requests, send, wait_until
+from daemon_children import alive, children
+from live_daemon import Frames, client, daemon, requests, send, wait_until
 
 from gs_decoder import ChunkUpdate, MapMirror
 from streamer.config import ServeConfig, SessionConfig

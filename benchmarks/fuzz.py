@@ -31,8 +31,9 @@ import msgpack
 import numpy as np
 import zmq
 from chaos import SESSION, Followers, Report, check_history, parser, paused_map
+from daemon_children import children
 from hypothesis import strategies as st
-from live_daemon import OFFICE, children, client, daemon, frames_done, requests, send, wait_until
+from live_daemon import OFFICE, client, daemon, frames_done, requests, send, wait_until
 from mutator import MessageTap, Mutator, Parts, recorded_bytes
 from stream import Memory
 
