@@ -5,12 +5,14 @@ from __future__ import annotations
 import resource
 import tempfile
 import threading
+import time
 from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import zmq
 from engine_helpers import make_engine, office, same
 from session_process_helpers import LIMIT_MS, NAME, Daemon, correction
 
@@ -250,6 +252,11 @@ def test_a_save_publishes_in_portions_between_which_others_are_served(
     daemon.ask("save")
     assert began.wait(LIMIT_MS / 1e3)
     daemon.ingest.send_multipart([NAME, *encode(correction(1, frames, 0.2))])
+    # The session waits for `may`: nobody else looks at its socket.
+    until = time.monotonic() + LIMIT_MS / 1e3
+    while not daemon.process._ingest.getsockopt(zmq.EVENTS) & zmq.POLLIN:
+        assert time.monotonic() < until, "the correction did not come"
+        time.sleep(0.001)
     may.set()
     kinds = []
     while (message := daemon.next(daemon.publisher)).kind != ControlDone.KIND:
