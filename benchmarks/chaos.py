@@ -16,23 +16,24 @@ from typing import Any
 
 import numpy as np
 
+from gs_decoder import MapMirror, psnr
+from streamer import Requests, Subscriber
+from streamer.access import ClientKeys
+from streamer.daemon_process import DaemonProcess
+from streamer.hardware import hardware
+from streamer.held_out import HeldOut
+from streamer.journal import FrameEntry, read_journal
+from streamer.scoring import WorldSplats
+from streamer.session.folder import states
+from streamer.session.state_files import read_state
+from streamer.sources import Capture, CaptureFrame
+from ttt_core import default_model
+
 ROOT = Path(__file__).resolve().parents[1]
+# Behind the imports above: tests/gs_decoder and its like would be taken for what they test.
 sys.path += [str(ROOT / "tests"), str(ROOT / "tests" / "end_to_end")]
 
 from live_daemon import in_step, requests, subscriber, wait_until, whole_map  # noqa: E402
-
-from gs_decoder import MapMirror, psnr  # noqa: E402
-from streamer import Requests, Subscriber  # noqa: E402
-from streamer.access import ClientKeys  # noqa: E402
-from streamer.daemon_process import DaemonProcess  # noqa: E402
-from streamer.hardware import hardware  # noqa: E402
-from streamer.held_out import HeldOut  # noqa: E402
-from streamer.journal import FrameEntry, read_journal  # noqa: E402
-from streamer.scoring import WorldSplats  # noqa: E402
-from streamer.session.folder import states  # noqa: E402
-from streamer.session.state_files import read_state  # noqa: E402
-from streamer.sources import Capture, CaptureFrame  # noqa: E402
-from ttt_core import default_model  # noqa: E402
 
 SESSION = "office"
 _SAME_DB = 100.0

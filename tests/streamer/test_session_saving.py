@@ -14,12 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from engine_helpers import feed, make_engine, office, same
-from session_process_helpers import LIMIT_MS, NAME, Daemon, correction
+from session_process_helpers import LIMIT_MS, Daemon, correction
 
 from gs_decoder.copy_room import CopyRoom
 from streamer.frames import Frame
-from streamer.protocol import encode
-from streamer.protocol.internal import PosesDone, PosesForward, ResetDone
+from streamer.protocol.internal import PosesForward, ResetDone
 from streamer.session import saving
 from streamer.session.engine import Engine
 from streamer.session.engine_state import StateRoom, engine_state, restore_engine, room_maker
@@ -121,15 +120,15 @@ def test_every_state_of_a_stream_goes_on_to_the_same_map(daemon: Daemon, tmp_pat
         daemon.batch(some)
         if number % 3 == 1:
             daemon.ask("save")
-        daemon.ingest.send_multipart([NAME, *encode(moved)])
+        # It would overtake a batch that is not begun.
+        daemon.until_processed(some[-1].seq + 1)
+        assert daemon.correct(moved).code is None
         if number % 3 == 2:
             daemon.ask("save")
         while asked < daemon.orders:
             asked += 1
             assert daemon.answer().ok
         keep()
-    for _ in stream:
-        assert daemon.until(daemon.ingest, PosesDone.KIND).read(PosesDone).code is None
     assert daemon.order("save").ok
     keep()
 
@@ -164,8 +163,8 @@ def test_batches_and_corrections_are_taken_while_room_is_made(
     assert gate.began.wait(LIMIT_MS / 1e3)
     for some, late in zip(stream[:2], moved):
         daemon.batch(some)
+        daemon.until_processed(some[-1].seq + 1)
         assert daemon.correct(late).code is None
-    daemon.until_processed(4)
     assert states(daemon.folder) == []
     # What was made for fewer splats is of no use.
     gate.too_little = True
@@ -218,6 +217,7 @@ def test_an_end_while_room_is_made_saves_all_the_same(
     daemon.ask("save")
     assert gate.began.wait(LIMIT_MS / 1e3)
     daemon.batch(batches()[0])
+    daemon.until_processed(2)
     assert daemon.correct(corrections(batches())[0]).code is None
     daemon.process.stop()
     gate.may.set()
