@@ -251,7 +251,11 @@ def run_capture(
                 height, width = frames[0].image.shape[:2]
                 seconds = plan.key_frame_seconds(batch)
                 count = batch * engine.pace.together(batch, seconds, height, width)
-            engine.process(frames, seconds=plan.key_frame_seconds(len(frames)))
+            engine.process(
+                frames,
+                seconds=plan.key_frame_seconds(len(frames)),
+                last=frames_in + len(reader.unreadable) == len(plan.given),
+            )
             stream_seconds = time.monotonic() - started
             tell()
             use_time_until(plan.next_batch_at(frames_in, batch))

@@ -123,6 +123,7 @@ class Engine:
         frames: Sequence[Frame],
         *,
         seconds: float = math.inf,
+        last: bool = False,
         attend: Attend = attend_to_nothing,
     ) -> None:
         """One batch, in order of seq: predict, fuse, publish. Every frame needs a pose.
@@ -131,11 +132,14 @@ class Engine:
             seconds: what its key frames may take: where that is little, they are predicted from
                 smaller pictures, and then fewer of them (`Pace`). Not with `refine_steps`, which
                 promises the same map whatever the time.
+            last: no frames come after these, so that none is passed over for want of time.
             attend: called between the steps, and while a thread predicts. What it announces is
                 followed when the batch is done.
         """
         if frames and not self.config.refine_steps:
             self.pace.earn(seconds, *frames[0].image.shape[:2])
+            if last:
+                self.pace.finish(len(frames), *frames[0].image.shape[:2])
         started = time.monotonic_ns()
         if frames and len(self.trajectory) == 0:
             self._begin(frames)

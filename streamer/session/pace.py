@@ -51,6 +51,12 @@ class Pace:
         most = max(_KEPT_BATCHES * seconds, one)
         self.purse = min(max(self.purse, -seconds) + seconds, most)
 
+    def finish(self, frames: int, height: int, width: int) -> None:
+        """No batch comes after this one of so many frames: none of them is to be passed over, or
+        what they see last would be missing for ever. Frames are as coarse as they get."""
+        if self.per_pixel is not None:
+            self.purse = max(self.purse, 1.001 * frames * self._coarsest(height, width))
+
     def affords(self, height: int, width: int) -> int | None:
         """How many key frames of this size, as coarse as they get; None: any number."""
         if self.per_pixel is None or math.isinf(self.purse):

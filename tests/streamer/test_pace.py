@@ -91,6 +91,15 @@ def test_fine_where_there_is_time_then_coarse_then_fewer() -> None:
     assert outcomes[3:] == [(4, 2.0), (2, 1.875), (1, 1.875)]
 
 
+@given(st.floats(-10.0, 10.0), st.integers(1, 16))
+def test_the_last_frames_are_taken_whatever_is_owed(purse: float, frames: int) -> None:
+    account = Pace(per_pixel=0.1 / PIXELS, purse=purse)
+    account.finish(frames, *SIZE)
+    most = account.affords(*SIZE)
+    assert most is not None and most >= frames
+    assert account.purse == pytest.approx(max(purse, frames * 0.025), rel=2e-3)
+
+
 def test_without_a_limit_or_a_measurement_nothing_is_refused() -> None:
     account = Pace(per_pixel=1e9)
     account.earn(math.inf, *SIZE)
@@ -163,6 +172,16 @@ def test_a_slow_engine_makes_fewer_key_frames_all_over_the_stream_and_keeps_ever
     assert len(engine_that_takes(1e9, 1.0).keyframes) == 1, "a map begins, whatever it costs"
     assert sorted(slow.refiner.views) == list(range(24)), "the others serve refinement"
     assert slow.frames_done == 24
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_what_is_seen_last_is_mapped_however_late_it_is(last: bool) -> None:
+    engine, _ = make_engine()
+    for start in (0, 20):
+        engine.pace = Pace(per_pixel=1e9)
+        engine.process(office(start, start + 4), seconds=1e-9, last=last and start == 20)
+    engine.close()
+    assert any(seq >= 20 for seq in engine.keyframes) == last
 
 
 def test_an_engine_with_fixed_steps_does_not_look_at_the_clock() -> None:
