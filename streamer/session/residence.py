@@ -13,7 +13,7 @@ again, with the same id, when they come back.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -38,10 +38,10 @@ from streamer.session.aside import Attend, attend_to_nothing
 from streamer.session.batching import view_camera
 from streamer.session.corrections import Trajectory
 from streamer.session.keyframe_table import KeyframeTable
-from streamer.session.sight import Camera, Reach, reach_of, sizes_in_sight, spheres
+from streamer.session.sight import Reach, Sight, reach_of, spheres
 from streamer.session.spill_files import Arrays, SpillError, SpillFile, SpillFolder
 from streamer.session.spilled_state import ResidenceState, RestingChunk, resting_chunk
-from streamer.session.spilled_views import pack_views, unpack_views
+from streamer.session.spilled_views import evenly, pack_views, unpack_views
 
 log = logging.getLogger(__name__)
 Float64 = NDArray[np.float64]
@@ -50,6 +50,8 @@ _FAINT = 0.03
 """A chunk that looks smaller than this (radius over distance) is not worth fetching."""
 _VIEWS_LEFT = 0.9
 """Share of the views that stays when some have to go."""
+_TOGETHER = 16
+"""Chunks that are looked for in a thousand views before anything else has its turn."""
 
 
 class Work(Protocol):
@@ -185,7 +187,8 @@ class Residence:
             return
         cameras = [view_camera(frame, poses[frame.seq]) for frame in frames]
         chunks = list(self._reaches)
-        sizes = dict(zip(chunks, self._sizes(cameras, chunks).max(axis=0, initial=0.0).tolist()))
+        seen = Sight(cameras).sizes(*self._spheres(chunks))
+        sizes = dict(zip(chunks, seen.max(axis=0, initial=0.0).tolist()))
         for chunk, size in sizes.items():
             if size > _FAINT:
                 self._seen[chunk] = self._batch
@@ -243,7 +246,7 @@ class Residence:
     def _take_views(self, views: list[RefineView]) -> None:
         """Views from the disk: those that miss nothing are ready, the others rest on."""
         resting = list(self._resting)
-        sizes = self._sizes([_camera(view) for view in views], resting)
+        sizes = Sight.of(views).sizes(*self._spheres(resting))
         whole = []
         blocked: dict[int, list[RefineView]] = {}
         for view, row in zip(views, sizes):
@@ -256,7 +259,7 @@ class Residence:
             if pack := self._write(pack_views(some, self.worked_pose)):
                 self._resting[chunk] = replace(held, packs=(*held.packs, pack))
         free = self._refiner.config.max_views - len(self._refiner.views)
-        for view in _evenly(whole, free):
+        for view in evenly(whole, free):
             # The time on the disk was no waiting for a turn.
             view.visited = self._refiner.steps
             self._refiner.views[view.key] = view
@@ -328,16 +331,11 @@ class Residence:
         if not leaving:
             return
         left = dict(self._refiner.views)
-        sizes = self._sizes([_camera(view) for view in left.values()], leaving)
         gone = []
-        for place, chunk in enumerate(leaving):
+        for chunk, seen_by in self._seen_by(leaving, left.copy()):
             if splats <= 0 and views <= 0:
                 break
-            seeing = [
-                key
-                for key, size in zip(self._refiner.views, sizes[:, place])
-                if key in left and size > _FAINT
-            ]
+            seeing = [key for key in seen_by if key in left]
             if not self._rest(chunk, [left[key] for key in seeing]):
                 break
             for key in seeing:
@@ -348,6 +346,17 @@ class Residence:
             attend(None)
         forget_chunks(self._refiner, gone)
         self._refiner.views = left
+
+    def _seen_by(
+        self, chunks: Sequence[int], views: Mapping[int, RefineView]
+    ) -> Iterator[tuple[int, list[int]]]:
+        """Each chunk with the keys of the views that see it, found as they are asked for."""
+        keys, sight = list(views), Sight.of(views.values())
+        for start in range(0, len(chunks), _TOGETHER):
+            some = chunks[start : start + _TOGETHER]
+            seen = sight.sizes(*self._spheres(some)) > _FAINT
+            for place, chunk in enumerate(some):
+                yield chunk, [keys[row] for row in np.flatnonzero(seen[:, place])]
 
     def _rest(self, chunk: int, views: Sequence[RefineView]) -> bool:
         """Put a chunk on the disk with these views; whether that went well."""
@@ -377,24 +386,10 @@ class Residence:
         self._full = False
         return file
 
-    def _sizes(self, cameras: Sequence[Camera], chunks: Sequence[int]) -> Float64:
-        """(V, N) how large each chunk looks to each camera."""
+    def _spheres(self, chunks: Sequence[int]) -> tuple[Float64, Float64]:
         poses = list(map(self._work.ahead.chunk, chunks, self.poses(chunks)))
-        centres, radii = spheres([self._reaches[chunk] for chunk in chunks], poses)
-        return sizes_in_sight(cameras, centres, radii)
+        return spheres([self._reaches[chunk] for chunk in chunks], poses)
 
     def worked_pose(self, seq: int) -> Float64:
         """A frame's similarity, in whose scale its view has its depth now."""
         return self._work.ahead.frame(seq, self._work.trajectory.pose(seq))
-
-
-def _camera(view: RefineView) -> Camera:
-    height, width = view.image.shape[:2]
-    return Camera(view.c2w, view.K, width, height, view.far)
-
-
-def _evenly(views: list[RefineView], most: int) -> list[RefineView]:
-    """At most so many of them, spread over all."""
-    if len(views) <= most:
-        return views
-    return [views[place * len(views) // most] for place in range(max(most, 0))]

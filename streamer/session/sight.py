@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gs_decoder import Splats
+from gs_decoder.refine import RefineView
 
 Float64 = NDArray[np.float64]
 
@@ -62,23 +63,35 @@ def spheres(reaches: Sequence[Reach], poses: Sequence[Float64]) -> tuple[Float64
     return centres, radii
 
 
-def sizes_in_sight(cameras: Sequence[Camera], centres: Float64, radii: Float64) -> Float64:
-    """(V, N) how large each of N spheres looks to each of V cameras, radius over distance.
+class Sight:
+    """What V cameras see."""
 
-    0 outside of the picture or where the centre is hidden, infinite around the camera.
-    """
-    if not cameras:
-        return np.zeros((0, len(centres)))
-    poses = np.stack([camera.c2w for camera in cameras])
-    offsets = centres[None] - poses[:, None, :3, 3]
-    local = np.einsum("vnj,vji->vni", offsets, poses[:, :3, :3])
-    distance = np.linalg.norm(local, axis=2)
-    borders = np.stack([_borders(camera) for camera in cameras])
-    inside = (np.einsum("vnj,vbj->vbn", local, borders) > -radii).all(axis=1)
-    inside |= distance <= radii
-    inside &= local[..., 2] < np.array([camera.far for camera in cameras])[:, None]
-    size = np.where(distance > radii, radii / np.maximum(distance, 1e-12), np.inf)
-    return np.where(inside, size, 0.0)
+    def __init__(self, cameras: Sequence[Camera]) -> None:
+        self._count = len(cameras)
+        self._poses = np.array([camera.c2w for camera in cameras]).reshape(-1, 4, 4)
+        self._borders = np.array([_borders(camera) for camera in cameras]).reshape(-1, 5, 3)
+        self._far = np.array([camera.far for camera in cameras])[:, None]
+
+    @classmethod
+    def of(cls, views: Iterable[RefineView]) -> Sight:
+        """The cameras of views under refinement."""
+        return cls([Camera(v.c2w, v.K, v.image.shape[1], v.image.shape[0], v.far) for v in views])
+
+    def sizes(self, centres: Float64, radii: Float64) -> Float64:
+        """(V, N) how large each of N spheres looks to each camera, radius over distance.
+
+        0 outside of the picture or where the centre is hidden, infinite around the camera.
+        """
+        if self._count == 0:
+            return np.zeros((0, len(centres)))
+        offsets = centres[None] - self._poses[:, None, :3, 3]
+        local = np.einsum("vnj,vji->vni", offsets, self._poses[:, :3, :3])
+        distance = np.linalg.norm(local, axis=2)
+        inside = (np.einsum("vnj,vbj->vbn", local, self._borders) > -radii).all(axis=1)
+        inside |= distance <= radii
+        inside &= local[..., 2] < self._far
+        size = np.where(distance > radii, radii / np.maximum(distance, 1e-12), np.inf)
+        return np.where(inside, size, 0.0)
 
 
 def farthest(map_depth: NDArray[np.float32]) -> float:

@@ -83,3 +83,10 @@ def _picture(png: NDArray[np.uint8]) -> NDArray[np.uint8]:
     picture = cv2.imdecode(png, cv2.IMREAD_UNCHANGED)
     assert picture is not None, "the file's CRC was right"
     return np.asarray(picture, np.uint8)
+
+
+def evenly(views: list[RefineView], most: int) -> list[RefineView]:
+    """At most so many of them, spread over all."""
+    if len(views) <= most:
+        return views
+    return [views[place * len(views) // most] for place in range(max(most, 0))]

@@ -12,9 +12,9 @@ from gs_decoder import Splats
 from streamer.session.sight import (
     Camera,
     Reach,
+    Sight,
     farthest,
     reach_of,
-    sizes_in_sight,
     spheres,
 )
 
@@ -37,7 +37,7 @@ def test_whatever_has_a_point_in_the_picture_is_in_sight(
 ) -> None:
     camera = Camera(turned(angle, eye), K, WIDTH, HEIGHT)
     centre = np.array([place])
-    (size,) = sizes_in_sight([camera], centre, np.array([radius]))[0]
+    (size,) = Sight([camera]).sizes(centre, np.array([radius]))[0]
     rng = np.random.default_rng(0)
     away = rng.normal(size=(400, 3))
     away *= radius * rng.random((400, 1)) ** (1 / 3) / np.linalg.norm(away, axis=1, keepdims=True)
@@ -59,10 +59,12 @@ def test_what_is_beside_behind_or_hidden_is_not() -> None:
     radii = np.full(4, 0.5)
     open_air = Camera(np.eye(4), K, WIDTH, HEIGHT)
     walled = Camera(np.eye(4), K, WIDTH, HEIGHT, far=8.0)
-    sizes = sizes_in_sight([open_air, walled], centres, radii)
+    sizes = Sight([open_air, walled]).sizes(centres, radii)
     assert (sizes > 0).tolist() == [[True, False, False, True], [True, False, False, False]]
-    assert sizes_in_sight([], centres, radii).shape == (0, 4)
-    assert sizes_in_sight([open_air], *spheres([], [])).shape == (1, 0)
+    parts = [Sight([open_air, walled]).sizes(centres[n:], radii[n:])[:, 0] for n in range(4)]
+    assert np.array_equal(np.stack(parts, axis=1), sizes), "whatever else is asked for"
+    assert Sight([]).sizes(centres, radii).shape == (0, 4)
+    assert Sight([open_air]).sizes(*spheres([], [])).shape == (1, 0)
 
 
 def test_a_sphere_follows_its_chunk_and_leaves_out_what_is_far_off() -> None:
