@@ -65,6 +65,6 @@ def test_mutated_messages_harm_nobody(tmp_path: Path) -> None:
 
 
 def test_power_cuts_cost_nothing_that_was_acknowledged(tmp_path: Path) -> None:
-    report = shown(tmp_path / "report.json", "durability.py", "--every", "3", "--ingest-every", "7")
-    assert report["state, power cut"]["killed_at_steps"] > 20
+    report = shown(tmp_path / "report.json", "durability.py", "--every", "6", "--ingest-every", "7")
+    assert report["state, power cut"]["killed_at_steps"] > 10
     assert report["ingest, power cut"]["killed_at_steps"] >= 2
