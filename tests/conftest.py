@@ -16,7 +16,9 @@ LONG_FIRST = ("end_to_end", "viewer", "streamer")
 """Packages of tests, those with the longest files first; the others follow."""
 
 # How long an example takes is the machine's affair, which has other work.
-settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile(
+    "suite", deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("suite")
 
 

@@ -204,7 +204,10 @@ def _quaternion_to_y(up: npt.ArrayLike) -> NDArray[np.float64]:
     direction = np.asarray(up, np.float64)
     x, y, z = direction / np.linalg.norm(direction)
     # (1 + a·b, a × b) is twice the half-angle's quaternion; half a turn has no shortest way.
-    quat_wxyz = np.array([1.0 + y, -z, 0.0, x]) if y > -1.0 + 1e-9 else np.array([0.0, 1.0, 0, 0])
+    aside = x * x + z * z
+    # 1 + y, without its digits cancelling where up is almost down.
+    w = 1.0 + y if y > 0.0 else aside / (1.0 - y)
+    quat_wxyz = np.array([w, -z, 0.0, x]) if aside > 0.0 or y > 0.0 else np.array([0.0, 1.0, 0, 0])
     return quat_wxyz / np.linalg.norm(quat_wxyz)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gs_decoder.mesh import InvalidGlb, Mesh, decode_glb, encode_glb, encode_mesh_ply
@@ -25,6 +25,9 @@ def some_mesh(seed: int, vertices: int = 30, faces: int = 40, far: bool = False)
 
 
 @settings(max_examples=40, deadline=None)
+@example(seed=0, far=False, up=(5.2e-7, -0.25, 0.0))
+@example(seed=0, far=False, up=(1e-200, -1.0, 1e-12))
+@example(seed=0, far=False, up=(0.0, -0.5, 0.0))
 @given(
     seed=st.integers(0, 10**6),
     far=st.booleans(),
