@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from streamer.journal.entries import FORMAT, READABLE, Begin, FrameEntry, Rejected
-from streamer.journal.errors import JournalCorrupt, JournalVersion
+from streamer.journal.entries import Begin, FrameEntry, Rejected
+from streamer.journal.errors import JournalCorrupt
 from streamer.journal.journal import Segment, segments
 from streamer.journal.scan import Recorded, Tail, corrupt, scan
 
@@ -81,7 +81,6 @@ def _read(
         for recorded in scan(segment.path, tail, limit=limit, verify=parts, parts=parts):
             entry = recorded.entry
             if isinstance(entry, Begin):
-                _check_version(segment.path, entry)
                 if torn is not None and entry.next_seq > next_seq:
                     raise corrupt(*torn)
                 torn = None
@@ -100,11 +99,3 @@ def _read(
             )
         if tail.damage:
             torn = (segment.path, tail)
-
-
-def _check_version(path: Path, begin: Begin) -> None:
-    if begin.format not in READABLE:
-        raise JournalVersion(
-            f"{path}: written by splatstream {begin.version} in journal format {begin.format}, "
-            f"this one reads up to {FORMAT}: use that version, or move the session's folder away"
-        )

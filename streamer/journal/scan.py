@@ -16,8 +16,8 @@ from mcap.exceptions import McapError
 from mcap.opcode import Opcode
 from mcap.records import Channel, Schema
 
-from streamer.journal.entries import AnyEntry, FrameEntry, unpack
-from streamer.journal.errors import JournalCorrupt, journal_error
+from streamer.journal.entries import FORMAT, READABLE, AnyEntry, Begin, FrameEntry, unpack
+from streamer.journal.errors import JournalCorrupt, JournalVersion, journal_error
 from streamer.journal.foxglove import image_data
 from streamer.journal.segment import MAGIC, MESSAGE, RECORD, Contents, Envelope
 
@@ -53,6 +53,10 @@ class _Torn(Exception):
     """The bytes from here on are no whole entry."""
 
 
+class _Unknown(Exception):
+    """An entry that is as it was written, and means nothing to this version."""
+
+
 def scan(
     path: Path, tail: Tail, *, limit: int | None = None, verify: bool = True, parts: bool = True
 ) -> Iterator[Recorded]:
@@ -65,6 +69,8 @@ def scan(
         parts: take the frames' pictures out.
 
     Raises:
+        JournalVersion: the file is of another version: what is not understood is not damage, and
+            may not be cut off as such.
         JournalError: the file cannot be opened.
     """
     try:
@@ -76,10 +82,31 @@ def scan(
     view = memoryview(mapped)[: size if limit is None else limit]
     tail.size = len(view)
     reader = _Reader(view, tail, verify=verify, parts=parts)
+    version = "another version of splatstream"
     try:
-        yield from reader.entries()
+        for recorded in reader.entries():
+            if isinstance(recorded.entry, Begin):
+                version = f"splatstream {recorded.entry.version}"
+                _check_format(path, recorded.entry)
+            yield recorded
+    except _Unknown as error:
+        raise JournalVersion(
+            f"{path}: {version} wrote an entry at byte {tail.whole} that this one does not know "
+            f"({error}): {_REMEDY}"
+        ) from None
     except (_Torn, struct.error, msgspec.MsgspecError, McapError, UnicodeDecodeError) as error:
         tail.damage = str(error) or type(error).__name__
+
+
+_REMEDY = "use that version, or move the session's folder away"
+
+
+def _check_format(path: Path, begin: Begin) -> None:
+    if begin.format not in READABLE:
+        raise JournalVersion(
+            f"{path}: written by splatstream {begin.version} in journal format {begin.format}, "
+            f"this one reads up to {FORMAT}: {_REMEDY}"
+        )
 
 
 class _Reader:
@@ -144,7 +171,7 @@ class _Reader:
             raise _Torn("the checksum of an entry is wrong")
         self._crc = 0
         attached, self._attached = self._attached, []
-        entry = unpack(envelope.entry)
+        entry = self._unpacked(envelope.entry)
         pictures = self._pictures(attached) if self._parts else ()
         if self._parts and isinstance(entry, FrameEntry):
             header = entry.header
@@ -152,6 +179,14 @@ class _Reader:
             if len(pictures) != wanted:
                 raise _Torn(f"frame {header.seq} has {len(pictures)} parts, not {wanted}")
         return Recorded(entry, pictures, self._place)
+
+    def _unpacked(self, packed: bytes) -> AnyEntry:
+        try:
+            return unpack(packed)
+        except msgspec.MsgspecError as error:
+            if self._verify:
+                raise _Unknown(str(error)) from None
+            raise
 
     def _pictures(self, attached: list[tuple[int, memoryview]]) -> tuple[memoryview, ...]:
         """Image, depth and mask, in the order they were written, which is FRAME's."""

@@ -11,7 +11,19 @@ from pathlib import Path
 import numpy as np
 
 from streamer.camera import CameraModel
-from streamer.journal import AnyEntry, BatchSent, Dropped, Files, FrameEntry, Item, Rejected
+from streamer.journal import (
+    AnyEntry,
+    BatchSent,
+    Begin,
+    Dropped,
+    Files,
+    FrameEntry,
+    History,
+    Item,
+    Rejected,
+)
+from streamer.journal.entries import Entry
+from streamer.journal.segment import SegmentWriter
 from streamer.protocol import Buffer
 from streamer.protocol.messages import CameraHeader, DepthHeader, FrameHeader, MaskHeader
 
@@ -69,6 +81,26 @@ def mixed(count: int) -> list[Item]:
             items.append(Item(Dropped(seqs=[seq])))
             items.append(Item(BatchSent(seqs=[seq - 4, seq - 3])))
     return items
+
+
+class Foreseen(Entry, frozen=True, kw_only=True, tag="foreseen"):
+    """What only a later version knows."""
+
+
+def of_format(folder: Path, number: int, *entries: Entry, closed: bool = True) -> Path:
+    """The file of a journal that says it is of this format."""
+    (folder / "journal").mkdir(parents=True, exist_ok=True)
+    path = folder / "journal" / "000001-000000.mcap"
+    writer = SegmentWriter(Files(), path, "kitchen", "splatstream 9")
+    begin = History("kitchen", 1).begin("9.0")
+    fields = {name: getattr(begin, name) for name in begin.__struct_fields__}
+    writer.append(Begin(**fields | {"format": number}))
+    for entry in entries:
+        writer.append(entry)  # type: ignore[arg-type]
+    writer.sync()
+    if closed:
+        writer.finish()
+    return path
 
 
 class PowerCut(BaseException):
@@ -144,3 +176,26 @@ class FullFiles(Files):
             super().write(descriptor, [bytes(piece)[:fits]])
             if fits < len(piece):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+class RefusingFiles(Files):
+    """A disk that refuses one kind of call: `create`, `write` or `sync`."""
+
+    refused = ""
+    error = 0
+
+    def _refuse(self, call: str) -> None:
+        if self.refused == call:
+            raise OSError(self.error, os.strerror(self.error))
+
+    def create(self, path: Path) -> int:
+        self._refuse("create")
+        return super().create(path)
+
+    def write(self, descriptor: int, pieces: Sequence[Buffer]) -> None:
+        self._refuse("write")
+        super().write(descriptor, pieces)
+
+    def sync(self, descriptor: int) -> None:
+        self._refuse("sync")
+        super().sync(descriptor)

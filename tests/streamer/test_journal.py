@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import stat
@@ -13,10 +14,13 @@ from hypothesis import strategies as st
 from journal_helpers import (
     POSE,
     CuttableFiles,
+    Foreseen,
     FullFiles,
     PowerCut,
+    RefusingFiles,
     frame,
     mixed,
+    of_format,
     seqs,
 )
 from mcap.reader import SeekingReader
@@ -26,13 +30,12 @@ from streamer.journal import (
     Committer,
     Corrected,
     Dropped,
-    Files,
     FrameEntry,
-    History,
     Item,
     Journal,
     JournalBusy,
     JournalCorrupt,
+    JournalError,
     JournalFull,
     JournalGone,
     JournalReadOnly,
@@ -42,7 +45,6 @@ from streamer.journal import (
     read_journal,
     segments,
 )
-from streamer.journal.segment import SegmentWriter
 from streamer.protocol.messages import Hello
 
 HELLO = Hello(proto=(1, 0), session="kitchen", client="robot", convention="opencv")
@@ -180,6 +182,25 @@ def test_damage_at_the_end_costs_no_entry_before_it(
     assert read[:before] == [item.entry for item in items[:before]]
 
 
+def test_a_torn_end_is_cut_off_and_reported(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    journal = opened(tmp_path)
+    journal.write(mixed(3))
+    assert journal.durable_end is not None
+    path, whole = journal.durable_end
+    os.close(journal._lock)
+    for torn in (b"\0" * 100, path.read_bytes()[whole // 2 : whole - 1]):
+        with open(path, "r+b") as file:
+            file.truncate(whole)
+            file.seek(whole)
+            file.write(torn)
+        caplog.clear()
+        opened(tmp_path).close()
+        assert f"{path}: torn off at byte {whole} of {whole + len(torn)}" in caplog.text
+        assert len(list(read_journal(tmp_path))) == len(mixed(3)) + 1
+
+
 def test_damage_in_a_closed_file_is_named(tmp_path: Path) -> None:
     journal = opened(tmp_path, segment_bytes=5000)
     for item in mixed(40):
@@ -260,6 +281,37 @@ def test_what_cannot_be_written_or_read_is_named(tmp_path: Path) -> None:
         list(read_file(file))
 
 
+@pytest.mark.parametrize(
+    ("number", "named"),
+    [
+        (errno.ENOSPC, JournalFull),
+        (errno.EDQUOT, JournalFull),
+        (errno.EFBIG, JournalFull),
+        (errno.EROFS, JournalReadOnly),
+        (errno.EACCES, JournalReadOnly),
+        (errno.ENOENT, JournalGone),
+        (errno.ESTALE, JournalGone),
+        (errno.EIO, JournalError),
+    ],
+)
+@pytest.mark.parametrize("call", ["create", "write", "sync"])
+def test_whatever_the_disk_refuses_is_named_and_written_once_it_does_not(
+    tmp_path: Path, call: str, number: int, named: type[JournalError]
+) -> None:
+    files = RefusingFiles()
+    journal = opened(tmp_path, files=files, segment_bytes=1)
+    journal.write([frame(0)])
+    files.refused, files.error = call, number
+    for _ in range(2):
+        with pytest.raises(JournalError, match=os.strerror(number)) as refusal:
+            journal.write([frame(1)])
+        assert type(refusal.value) is named
+    files.refused = ""
+    journal.write([frame(1)])
+    journal.close()
+    assert seqs([one.entry for one in read_journal(tmp_path)]) == [0, 1]
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_that_may_not_be_written_is_named(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
@@ -267,27 +319,25 @@ def test_a_folder_that_may_not_be_written_is_named(tmp_path: Path) -> None:
         opened(tmp_path / "kitchen")
 
 
-def of_format(folder: Path, number: int) -> None:
-    """A journal that says it is of this format."""
-    (folder / "journal").mkdir(exist_ok=True)
-    path = folder / "journal" / "000001-000000.mcap"
-    writer = SegmentWriter(Files(), path, "kitchen", "splatstream 9")
-    begin = History("kitchen", 1).begin("9.0")
-    fields = {name: getattr(begin, name) for name in begin.__struct_fields__}
-    writer.append(Begin(**fields | {"format": number}))
-    writer.sync()
-    writer.finish()
-
-
-def test_another_version_is_named(tmp_path: Path) -> None:
-    of_format(tmp_path, 9)
+@pytest.mark.parametrize("closed", [True, False])
+@pytest.mark.parametrize("number", [2, 9])
+def test_another_version_is_named_and_its_file_left_alone(
+    tmp_path: Path, number: int, closed: bool
+) -> None:
+    """A daemon would cut off as torn, or remove, what it takes for damage."""
+    path = of_format(tmp_path, number, Foreseen(), closed=closed)
+    before = path.read_bytes()
+    with pytest.raises(JournalVersion, match=r"splatstream 9\.0"):
+        opened(tmp_path)
     with pytest.raises(JournalVersion, match=r"splatstream 9\.0"):
         list(read_journal(tmp_path))
+    assert path.read_bytes() == before
 
 
 def test_a_journal_of_before_is_read(tmp_path: Path) -> None:
     of_format(tmp_path, 1)
     assert [one.entry.format for one in read_journal(tmp_path)] == [1]
+    opened(tmp_path).close()
 
 
 def test_a_new_epoch_begins_empty(tmp_path: Path) -> None:
