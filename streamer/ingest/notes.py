@@ -3,10 +3,13 @@
 Two files in the daemon's run folder, which lives in memory or in the temp folder and goes with the
 daemon. The counts are rewritten in place through a memory map: the kernel keeps them whatever
 happens to this process, and no frame waits for a disk. This is no journal: frames are lost.
+
+Where the run folder's disk is full a successor has the journal alone to go by; nobody is refused.
 """
 
 from __future__ import annotations
 
+import logging
 import mmap
 import struct
 from dataclasses import dataclass
@@ -15,6 +18,8 @@ from pathlib import Path
 from streamer.protocol import ProtocolError, pack_header, read_header
 from streamer.protocol.internal import Counts
 from streamer.protocol.messages import Hello
+
+logger = logging.getLogger(__name__)
 
 _LAYOUT = struct.Struct("<5q")
 
@@ -32,20 +37,37 @@ class SessionNotes:
     """The two files of one session."""
 
     def __init__(self, folder: Path, session: str) -> None:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._hello = folder / f"{session}.hello"
         self._counts_path = folder / f"{session}.counts"
+        try:
+            self._counts = self._map_counts()
+        except OSError as error:
+            self._lack(error)
+            self._counts = mmap.mmap(-1, _LAYOUT.size)
+
+    def _map_counts(self) -> mmap.mmap:
+        self._hello.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with open(self._counts_path, "a+b") as file:
             if file.tell() < _LAYOUT.size:
                 file.write(bytes(_LAYOUT.size))
                 file.flush()
-            self._counts = mmap.mmap(file.fileno(), _LAYOUT.size)
+            return mmap.mmap(file.fileno(), _LAYOUT.size)
 
     def write_hello(self, hello: Hello) -> None:
         """Replace the sender's HELLO; a reader sees the old or the new one."""
         aside = self._hello.with_suffix(".new")
-        aside.write_bytes(pack_header(hello, hello.KIND))
-        aside.replace(self._hello)
+        try:
+            aside.write_bytes(pack_header(hello, hello.KIND))
+            aside.replace(self._hello)
+        except OSError as error:
+            self._lack(error)
+
+    def _lack(self, error: OSError) -> None:
+        logger.warning(
+            "%s: %s: free some of the disk, or set TMPDIR elsewhere; should the ingest die, it "
+            "goes on from the journal alone",
+            self._hello.parent, error.strerror or error,
+        )  # fmt: skip
 
     def write_counts(self, next_seq: int, counts: Counts) -> None:
         """Replace the counts."""
