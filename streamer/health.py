@@ -16,6 +16,7 @@ from streamer.requests import RequestRefused, Requests
 
 STARTING_S = 5.0
 """After so long a session without a status is wrong."""
+NOT_DURABLE = "frames are not on the disk: no journal, or it cannot be written (see the log)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +25,8 @@ class Bounds:
 
     max_latency_ms: float | None = None
     max_waiting: int | None = None
+    durable: bool = False
+    """Whether a session that keeps frames in memory alone is unwell."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,4 +140,6 @@ def _problems(status: StatusAnswer, bounds: Bounds) -> list[str]:
         problems.append(f"latency p95 is {latency.p95:.0f} ms, above {most:g}")
     if bounds.max_waiting is not None and status.frames_waiting > bounds.max_waiting:
         problems.append(f"{status.frames_waiting} frames wait, above {bounds.max_waiting}")
+    if bounds.durable and not status.durable:
+        problems.append(NOT_DURABLE)
     return problems

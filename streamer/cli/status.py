@@ -37,6 +37,8 @@ class Options(KeyOptions):
     """A session whose latency (p95, milliseconds) is above is wrong."""
     max_waiting: int | None = None
     """A session of which more frames wait is wrong."""
+    durable: FlagCreatePairsOff[bool] = False
+    """A session whose frames are not on the disk is wrong."""
     timeout: float = 5.0
     """Seconds that the daemon may take to answer."""
     json: FlagCreatePairsOff[bool] = False
@@ -50,7 +52,11 @@ def run(options: Options) -> int:
     from streamer.requests import DaemonSilent, Requests
 
     address, keys = options.address, options.keys()
-    bounds = Bounds(max_latency_ms=options.max_latency, max_waiting=options.max_waiting)
+    bounds = Bounds(
+        max_latency_ms=options.max_latency,
+        max_waiting=options.max_waiting,
+        durable=options.durable,
+    )
     try:
         if not address.startswith("ipc://"):
             address = find_daemon(address, timeout=options.timeout, keys=keys).requests
@@ -79,6 +85,7 @@ _HEADINGS = (
 
 def _print_table(look: DaemonLook) -> None:
     from streamer.cli.console import table
+    from streamer.health import NOT_DURABLE
 
     rows = [_HEADINGS, *(_row(session) for session in look.sessions)]
     print(table(rows, left=2) if look.sessions else "no session yet")
@@ -87,6 +94,8 @@ def _print_table(look: DaemonLook) -> None:
     for session in look.sessions:
         for problem in session.problems:
             print(f"wrong: session {session.status.session}: {problem}")
+        if not session.status.durable and NOT_DURABLE not in session.problems:
+            print(f"note: session {session.status.session}: {NOT_DURABLE}")
     if look.healthy:
         print("healthy")
 

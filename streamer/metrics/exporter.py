@@ -147,6 +147,7 @@ class _DaemonCollector:
         yield counter("frames_dropped", "Frames discarded", [s.frames_dropped for s in sessions])
         yield counter("frames_rejected", "Frames not taken", [s.frames_rejected for s in sessions])
         yield gauge("frames_waiting", "Accepted, not done", [s.frames_waiting for s in sessions])
+        yield gauge("durable", "1: acknowledged frames are on disk", [s.durable for s in sessions])
         yield gauge("keyframes", "Key frames of the map", [s.keyframes for s in sessions])
         yield gauge("splats", "Splats of the map", [s.splats for s in sessions])
         yield gauge("splats_ready", "Splats in memory", [s.splats_ready for s in sessions])

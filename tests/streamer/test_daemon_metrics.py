@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import tempfile
@@ -99,6 +100,7 @@ def test_a_stream_is_counted_and_timed(watched: Watched) -> None:
     assert metrics["splatstream_splats_ready{session=counted}"] == splats
     assert metrics["splatstream_splats_on_disk{session=counted}"] == 0
     assert metrics["splatstream_frames_total{session=counted}"] == 8
+    assert metrics["splatstream_durable{session=counted}"] == 1
     assert metrics["splatstream_frames_dropped_total{session=counted}"] == 0
     for reason in ("newer", "memory", "lost"):
         assert metrics[f"splatstream_drops_total{{reason={reason}}}"] == 0
@@ -133,6 +135,16 @@ def test_a_stream_is_counted_and_timed(watched: Watched) -> None:
     told, of_these = (metrics[times.format("sum", s)] for s in ("correction", "correct"))
     assert told > of_these > 0.0
     sender.close()
+
+
+def test_the_operators_page_explains_every_metric_and_no_other(watched: Watched) -> None:
+    with urlopen(watched.url, timeout=30) as page:
+        families = list(text_string_to_metric_families(page.read().decode()))
+    there = {f.name + ("_total" if f.type == "counter" else "") for f in families}
+    text = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
+    section = text.split("\n## Metrics\n")[1].split("\n## ")[0]
+    rows = [row.split("|")[1] for row in section.splitlines() if row.startswith("| `")]
+    assert {name for row in rows for name in re.findall(r"\bsplatstream_\w+", row)} == there
 
 
 def test_processes_and_readers_are_seen(watched: Watched) -> None:

@@ -99,6 +99,7 @@ def test_a_daemon_without_sessions_is_healthy(
             ["--max-waiting", "8"],
             "9 frames wait, above 8",
         ),
+        ({"state": "refining", "durable": False}, ["--durable"], "frames are not on the disk"),
     ],
 )
 def test_what_is_wrong_is_said(
@@ -119,6 +120,17 @@ def test_what_is_wrong_is_said(
 def test_bounds_that_are_kept_are_no_problem(barn: Barn) -> None:
     barn.say(state="refining", frames_waiting=8, latency_ms={"p50": 1.0, "p95": 800.0})
     assert barn.status("--max-waiting", "8", "--max-latency", "800") == 0
+
+
+def test_frames_in_memory_alone_are_mentioned_also_where_nobody_minds(
+    barn: Barn, capsys: pytest.CaptureFixture[str]
+) -> None:
+    barn.say(state="refining", durable=False)
+    assert barn.status() == 0
+    assert "note: session barn: frames are not on the disk" in capsys.readouterr().out
+    barn.say(state="streaming", durable=True)
+    assert barn.status("--durable") == 0
+    assert "disk" not in capsys.readouterr().out
 
 
 def test_nobody_there(capsys: pytest.CaptureFixture[str]) -> None:
