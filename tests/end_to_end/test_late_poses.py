@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
@@ -177,3 +179,52 @@ def test_frames_that_wait_are_known_and_come_where_they_were_named(setting: Corr
             assert np.allclose(cameras[number], follow @ OFFICE.frames[number].c2w, atol=1e-6)
             checked += 1
     assert checked
+
+
+def test_back_ends_that_disagree_are_taken_one_at_a_time_while_frames_come_in(
+    setting: Corrected,
+) -> None:
+    """Each revision is given by all of them for the same frame: one of them is taken, the others
+    are told, and the map is that of the last one taken."""
+    asking, address = setting.asking, setting.serving.addresses["ingest"]
+    setting.catch_up()
+    begin = frames_done(asking, SESSION)
+    stop = begin + 16
+    chunk = next(k for k in asking.keyframes(SESSION) if k.chunk is not None and k.seq > 0)
+    before = setting.chunks()[chunk.seq]
+    names, revisions = ("graph", "lidar", "gps"), range(10, 22)
+    taken: dict[int, list[str]] = {revision: [] for revision in revisions}
+
+    def target(name: str, revision: int) -> Float64:
+        return turned(0.1 * names.index(name), (0.01 * revision, 0.0, 0.0)) @ chunk.c2w
+
+    def correct(name: str, back_end: PoseClient) -> int:
+        stale = 0
+        for revision in revisions:
+            try:
+                back_end.send_poses(revision, {chunk.seq: target(name, revision)})
+                taken[revision].append(name)
+            except StaleRevisionError:
+                stale += 1
+        return stale
+
+    with ExitStack() as stack, ThreadPoolExecutor(len(names)) as pool:
+        sender = stack.enter_context(client(setting.serving, SESSION, resume=True))
+        back_ends = {
+            name: stack.enter_context(PoseClient(address, SESSION, client=name)) for name in names
+        }
+        jobs = [pool.submit(correct, name, back_end) for name, back_end in back_ends.items()]
+        send(sender, OFFICE.frames[begin:stop])
+        stale = sum(job.result() for job in jobs)
+        sender.flush()
+        wait_until(lambda: frames_done(asking, SESSION) == stop, "the frames that came meanwhile")
+    assert all(len(winners) <= 1 for winners in taken.values())
+    assert stale + sum(map(len, taken.values())) == len(names) * len(revisions)
+    # The highest is above whatever came before it, for one of them.
+    (last,) = taken[revisions[-1]]
+    setting.catch_up()
+    assert np.allclose(setting.cameras()[chunk.seq], target(last, revisions[-1]), atol=1e-6)
+    moved = setting.chunks()[chunk.seq]
+    assert np.allclose(moved.T_world_chunk[:3, 3], target(last, revisions[-1])[:3, 3], atol=1e-6)
+    assert moved.splats.equals(before.splats) and moved.revision > before.revision
+    assert setting.reader.mirror.equals(whole_map(asking, SESSION))
