@@ -324,9 +324,12 @@ class StreamingModel(nn.Module):
         # a ratio, so that no correction returns the prior's depth bit for bit
         log_ratio = out.log_depth[0, :, :height, :width] - views.log_depth[0]
         residuals = {name: r[0, ..., :height, :width] for name, r in out.residuals.items()}
+        # Where a whole view was matched with none, the network guesses, writes that, and is the
+        # surer of it the next time.
+        matched = (confidence > 0).flatten(1).any(1)[:, None, None]
         prediction = Prediction(
             depth=depth * torch.exp(log_ratio),
-            confidence=out.confidence[0, :, :height, :width],
+            confidence=torch.where(matched, out.confidence[0, :, :height, :width], 0.0),
             color=image + residuals["color"],
             log_scale_residual=residuals["log_scale"],
             opacity_logit_residual=residuals["opacity_logit"][:, 0],

@@ -19,17 +19,22 @@ from ttt_core import (
     StreamingModel,
     StreamingState,
     ViewBatch,
+    default_model,
 )
 from ttt_core.network import MEMORIES
 
 Stream = list[ViewBatch]
 
 
-@pytest.fixture(scope="module", params=[*MEMORIES, "prior"])
+@pytest.fixture(scope="module", params=[*MEMORIES, "prior", "packaged"])
 def model(request: pytest.FixtureRequest) -> StreamingModel:
-    """With a head that acts, for every memory; and the prior alone."""
+    """With a head that acts, for every memory; the prior alone; and what ships."""
     if request.param == "prior":
         return build()
+    if request.param == "packaged":
+        packaged = default_model("packaged")
+        assert isinstance(packaged, StreamingModel)
+        return packaged
     return with_random_head(request.param, std=0.1)
 
 
