@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
@@ -359,6 +360,26 @@ def test_the_packaged_checkpoint_loads_and_corrects() -> None:
     (_, ours), (_, theirs) = (m.stream(m.initial_state(), batch) for m in (bare, packaged))
     assert theirs.depth.isfinite().all()
     assert (ours.depth - theirs.depth).abs().max() > 1e-3
+
+
+def test_the_packaged_checkpoint_says_what_was_measured_with_it() -> None:
+    """The figures in its metadata are those of the committed results."""
+    results = Path(__file__).parents[2] / "benchmarks" / "results"
+    scenes = json.loads((results / "learned_scenes.json").read_text())
+    office = json.loads((results / "learned_depth_office.json").read_text())
+    measured = {
+        "kept_out/": scenes["learned"],
+        "kept_out/prior/": scenes["prior"],
+        "kept_out/reset/": scenes["learned, memory reset"],
+        "hololens_office/": office["packaged"],
+        "hololens_office/prior/": office["none"],
+        "hololens_office/reset/": office["packaged, memory reset"],
+    }
+    assert load_compact(PACKAGED)[2]["figures"] == {
+        f"{place}{statistic}": row[statistic]
+        for place, row in measured.items()
+        for statistic in ("median", "mean")
+    }
 
 
 def test_without_a_network_it_is_the_prior_of_an_untrained_one() -> None:
