@@ -17,6 +17,8 @@ from ttt_core.errors import CheckpointError, TrainingStateError, UnknownCheckpoi
 
 COMPACT_FORMAT = "splatstream-compact"
 """What the metadata of our own checkpoints says under the key `format`."""
+RUN_STATE_FORMAT = "splatstream-run-state"
+"""What it says of the state that our own training goes on from."""
 
 _TRAINING_KEYS = ("optimizer", "lr_scheduler")
 _TTTLRM_NAMES = ("tokenizer.1.", "decoder.1.")
@@ -58,10 +60,15 @@ class CheckpointFile:
 
         Raises:
             UnknownCheckpointError: nothing that we know.
-            TrainingStateError: the state of a training run of a model that we do not know.
+            TrainingStateError: the state of a training run, ours or of a model that we do not know.
         """
         if self.metadata.get("format") == COMPACT_FORMAT:
             return CheckpointKind.COMPACT
+        if self.metadata.get("format") == RUN_STATE_FORMAT:
+            raise TrainingStateError(
+                f"checkpoint {self.path} is the state of a run of splatstream train: give the "
+                "checkpoint.safetensors in the folder above it, or go on training with --resume"
+            )
         names = tuple(self.tensors)
         for kind, marks in (
             (CheckpointKind.TTTLRM, _TTTLRM_NAMES),

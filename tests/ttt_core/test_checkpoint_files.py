@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 from ttt_core.checkpoint_files import COMPACT_FORMAT, CheckpointKind, read_checkpoint, recognise
 from ttt_core.errors import CheckpointError, TrainingStateError, UnknownCheckpointError
+from ttt_core.training.run_state import save_run_state
 
 
 def torch_file(path: Path, content: object, **options: object) -> Path:
@@ -54,6 +55,14 @@ def test_a_training_checkpoint_is_told_apart(tmp_path: Path) -> None:
     other = torch_file(tmp_path / "other.pt", {"model": {"conv.weight": torch.ones(3)}, **beside})
     with pytest.raises(TrainingStateError, match=r"other.pt.*optimizer, lr_scheduler.*finished"):
         recognise(other)
+
+
+def test_the_state_of_our_own_training_is_no_checkpoint(tmp_path: Path) -> None:
+    tensors = {f"model.{name}": t for name, t in one_head().state_dict().items()}
+    save_run_state(tmp_path / "state", tensors, {"step": 3})
+    (piece,) = (tmp_path / "state").glob("*.part")
+    with pytest.raises(TrainingStateError, match=r"splatstream train.*checkpoint\.safetensors"):
+        recognise(piece)
 
 
 def test_files_of_other_programs(tmp_path: Path) -> None:

@@ -20,9 +20,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from ttt_core.checkpoint_files import RUN_STATE_FORMAT
 from ttt_core.errors import RunStateError
 
-FORMAT = "splatstream-run-state"
 PIECE_BYTES = 16 << 20
 _VERSION = 1
 _MANIFEST = "manifest.json"
@@ -48,7 +48,7 @@ def save_run_state(
     generation = _last_generation(folder) + 1
     # safetensors refuses tensors that share storage
     whole = {name: t.detach().cpu().clone().contiguous() for name, t in tensors.items()}
-    content = memoryview(save(whole, metadata={"format": FORMAT}))
+    content = memoryview(save(whole, metadata={"format": RUN_STATE_FORMAT}))
     pieces = []
     for index, start in enumerate(range(0, len(content), piece_bytes)):
         piece = content[start : start + piece_bytes]
@@ -57,7 +57,7 @@ def save_run_state(
         digest = hashlib.sha256(piece).hexdigest()
         pieces.append({"name": name, "bytes": len(piece), "sha256": digest})
     manifest = {
-        "format": FORMAT,
+        "format": RUN_STATE_FORMAT,
         "version": _VERSION,
         "generation": generation,
         "pieces": pieces,
@@ -130,7 +130,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         ) from error
     except ValueError as error:
         raise RunStateError(f"{path} is damaged ({error}): restore it from a copy") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+    if not isinstance(manifest, dict) or manifest.get("format") != RUN_STATE_FORMAT:
         raise RunStateError(f"{path} is not the manifest of a training state")
     if manifest.get("version") != _VERSION:
         raise RunStateError(

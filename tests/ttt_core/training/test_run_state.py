@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load
 
+from ttt_core.checkpoint_files import RUN_STATE_FORMAT
 from ttt_core.errors import RunStateError
 from ttt_core.training import run_state
 from ttt_core.training.run_state import load_run_state, read_facts, save_run_state
@@ -80,7 +81,7 @@ def test_damage_is_named(tmp_path: Path) -> None:
     with pytest.raises(RunStateError, match="cannot be read"):
         load_run_state(tmp_path)
     manifest = tmp_path / "manifest.json"
-    manifest.write_text(json.dumps({"format": run_state.FORMAT, "version": 99}))
+    manifest.write_text(json.dumps({"format": RUN_STATE_FORMAT, "version": 99}))
     with pytest.raises(RunStateError, match="version 99"):
         load_run_state(tmp_path)
     manifest.write_text("{")
