@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.multiprocessing as mp
-from regression import Clock, student, trainer
+from regression import Clock, student, teacher, trainer
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -24,6 +24,7 @@ from ttt_core.matching import CELL, CELL_CHANNELS
 from ttt_core.memory import RidgeMemory, SwiGluMemory
 from ttt_core.network import MEMORIES, CompactNetwork, NetworkConfig, NetworkInput
 from ttt_core.training.collate import StreamStep
+from ttt_core.training.learner import Learner
 from ttt_core.training.loss import LossConfig, sequence_loss
 from ttt_core.training.optimizer import OptimizerConfig
 from ttt_core.training.parallel import Ranks, dealt, joined, views_spread
@@ -225,6 +226,7 @@ def test_views_spread_over_two_processes_equal_one(folder: Path) -> None:
 
 def _share_data(ranks: Ranks, folder: Path) -> None:
     """Two processes whose data together are what one process with twice the batch would have."""
+    save_file(learned(ranks), folder / f"learned-{ranks.rank}")
     losses: list[float] = []
     run = trainer(folder / "run", losses, model=_model(), ranks=ranks, optimizer=_OPTIMIZER)
     run.run(8)
@@ -240,6 +242,35 @@ def _share_data(ranks: Ranks, folder: Path) -> None:
 
 
 _OPTIMIZER = OptimizerConfig(learning_rate=1e-2, muon=True, ema_decay=0.9)
+
+
+def learned(ranks: Ranks) -> dict[str, Tensor]:
+    """Losses, weights and averaged weights after five steps on two batches in all."""
+    torch.manual_seed(7)
+    layers = (nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 16), nn.GELU(), nn.Linear(16, 3))
+    learner = Learner(
+        nn.Sequential(*layers), _OPTIMIZER, seed=0, device=torch.device("cpu"), ranks=ranks
+    )
+
+    def loss_of(model: nn.Module, x: Tensor, _: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        return nn.functional.mse_loss(model(x), teacher(x)), {}
+
+    # the global generator is each process's own
+    batches = torch.randn(2, 16, 8, generator=torch.Generator().manual_seed(8))
+    mine = batches if ranks.size == 1 else batches[ranks.rank][None]
+    losses = []
+    for _ in range(5):
+        losses.append(ranks.mean([learner.learn(mine, loss_of, 1.0).loss])[0])
+    weights = {name: p.detach().clone() for name, p in learner.model.named_parameters()}
+    averages = {f"average.{name}": t for name, t in learner.average.to_tensors().items()}
+    return {"losses": torch.tensor(losses), **weights, **averages}
+
+
+def test_data_parallel_processes_equal_one_with_all_their_data(folder: Path) -> None:
+    whole = learned(Ranks())
+    assert whole["losses"][-1] < whole["losses"][0]
+    for rank in range(2):
+        assert_close(whole, load_file(folder / f"learned-{rank}"))
 
 
 def _model() -> nn.Module:
