@@ -2,7 +2,8 @@
 
     python benchmarks/learned.py scenes --cache CACHE [--json FILE]     depth, generated streams
     python benchmarks/learned.py streams --cache CACHE [--json FILE]    the memory, batch by batch
-    python benchmarks/learned.py depth CAPTURE [--json FILE]            depth, a capture's sensor
+    python benchmarks/learned.py depth CAPTURE [--weights FILES] [--json FILE]
+                                                                   depth, a capture's sensor
 
 `scenes` measures every third pixel in both directions of the streams of a cache, made by `python -m
 ttt_core.training.generate` from a split that was not trained on (`benchmarks/learned_scenes.yaml`);
@@ -10,13 +11,15 @@ earlier key frames and the map of earlier points are given, as in the daemon.
 `streams` takes longer ones (`benchmarks/learned_streams.yaml`) and the conditions of
 `benchmarks/memory.py`: the memory carried, emptied before every batch, and the prior. A network
 that was trained with a memory relies on it, so that emptying it overstates what it is worth.
-`depth` streams every n-th frame
-of a capture and compares with its depth sensor, which nothing else sees; no rendered map is handed
-in. What it is worth in held-out views of the map says `splatstream eval` (docs/evaluation.md).
+`depth` streams every n-th frame of a capture and compares with its depth sensor, which nothing else
+sees; no rendered map is handed in. It takes several checkpoints, those that `memory.py` trains with
+a memory and without too, and pairs all ways over batches, which are not independent of each other.
+What it is worth in held-out views of the map says `splatstream eval` (docs/evaluation.md).
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -32,6 +35,7 @@ from stream_statistics import (
     SHOWN,
     STATISTICS,
     by_batch,
+    in_unseen_places,
     in_words,
     of_scenes,
     paired,
@@ -51,7 +55,6 @@ from ttt_core.training.evaluate import stream_errors
 from ttt_core.training.samples import TrainingSequence, load_sequence
 
 Float32 = NDArray[np.float32]
-MODELS = ("none", "packaged")
 
 
 @dataclass(kw_only=True)
@@ -83,16 +86,17 @@ class Depth:
     every: int = 4
     batch: int = 4
     long_side: int = 240
-    weights: Path | None = None
+    weights: tuple[Path, ...] = ()
+    """Checkpoints, called by their files' names; without any the packaged one."""
     json: Path | None = None
 
 
-def model_of(name: str, weights: Path | None) -> StreamingModel:
-    """The bare prior, or the checkpoint."""
-    model = default_model("none" if name == "none" else weights or "packaged")
+def trained_model(weights: Path | None) -> StreamingModel:
+    """The checkpoint, by default the packaged one."""
+    model = default_model(weights or "packaged")
     if not isinstance(model, StreamingModel):
         raise SystemExit(f"{weights}: not a compact checkpoint, so it has no prior to beat")
-    if name == "packaged" and not model.trained:
+    if not model.trained:
         raise SystemExit("there is no trained checkpoint: give one with --weights")
     return model
 
@@ -125,7 +129,7 @@ def first_sequences(cache: Path, count: int) -> list[TrainingSequence]:
 
 def scenes(options: Scenes) -> dict[str, Any]:
     sequences = first_sequences(options.cache, options.count)
-    network = model_of("packaged", options.weights).network
+    network = trained_model(options.weights).network
     carried = stream_errors(network, sequences, Draw())
     reset = stream_errors(network, sequences, Draw(), reset=True)
     prior = replace(carried, network=carried.prior)
@@ -145,7 +149,7 @@ def scenes(options: Scenes) -> dict[str, Any]:
 
 def streams(options: Streams) -> dict[str, Any]:
     sequences = first_sequences(options.cache, options.count)
-    network = model_of("packaged", options.weights).network
+    network = trained_model(options.weights).network
     noisy = np.array([has_pose_noise(StreamSpec(), index) for index in range(len(sequences))])
     noise = (("exact poses", ~noisy), ("noisy poses", noisy))
     batches = len(sequences[0].batch.unique())
@@ -161,6 +165,7 @@ def streams(options: Streams) -> dict[str, Any]:
         conditions[condition] = {name: summed_up(errors) for name, errors in ways.items()}
         for a, b in (("carried", "reset"), ("carried", "prior"), ("reset", "prior")):
             pairs += by_batch(f"{a} - {b}", condition, ways[a], ways[b], spans)
+            pairs += in_unseen_places(f"{a} - {b}", condition, ways[a], ways[b])
         for poses, here in noise:
             one, other = of_scenes(carried, here), of_scenes(reset, here)
             pairs += by_batch(f"carried - reset, {poses}", condition, one, other, spans)
@@ -182,16 +187,30 @@ def depth(options: Depth) -> dict[str, Any]:
         for i, f in enumerate(chosen)
     ]
     result: dict[str, Any] = {"capture": capture.name, "key_frames": len(frames)}
-    for name in MODELS:
-        model = model_of(name, options.weights)
+    models: dict[str, StreamingModel | Forgetful] = {"none": prior_model()}
+    for weights in options.weights or (None,):
+        name, model = "packaged" if weights is None else weights.stem, trained_model(weights)
+        models[name] = model
+        if model.network.config.memory != "none":
+            models[f"{name}, memory reset"] = Forgetful(model)
+    for name, model in models.items():
         model.warm_up(*frames[0].image.shape[:2])
-        for reset in (False, True) if name == "packaged" else (False,):
-            streamed = Forgetful(model) if reset else model
-            errors, confidences = _streamed(streamed, frames, options.batch)
-            label = f"{name}, memory reset" if reset else name
-            result[label] = summary(np.concatenate(errors), np.concatenate(confidences))
-            result[label]["median_by_batch"] = [float(np.nanmedian(e)) for e in errors]
+        errors, confidences = _streamed(model, frames, options.batch)
+        result[name] = summary(np.concatenate(errors), np.concatenate(confidences))
+        result[name]["median_by_batch"] = [float(np.nanmedian(e)) for e in errors]
+    result["medians of batches, paired"] = {
+        f"{one} - {other}": paired(
+            *(np.array(result[name]["median_by_batch"], np.float32) for name in (one, other))
+        )
+        for other, one in itertools.combinations(models, 2)
+    }
     return result
+
+
+def prior_model() -> StreamingModel:
+    model = default_model("none")
+    assert isinstance(model, StreamingModel)
+    return model
 
 
 def _streamed(

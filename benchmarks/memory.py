@@ -11,9 +11,10 @@ points. (With earlier key frames the prior also takes its depth ranges from that
 daemon; the network sees nothing of it unless the condition says so.) Half of the streams have pose
 noise; the table has both halves together and apart. Runs that are done are not repeated, so that
 several commands can share the work. `report` makes the table: pooled medians and means by batch,
-and paired differences over scenes with their standard errors. Caches are made by `python -m
-ttt_core.training.generate`; the specifications that the committed results were made from are in
-`benchmarks/memory_*.yaml`.
+and paired differences over scenes with their standard errors, those at places that no earlier batch
+saw apart. What was trained are checkpoints, which `learned.py depth` measures on a capture. Caches
+are made by `python -m ttt_core.training.generate`; the specifications that the committed results
+were made from are in `benchmarks/memory_*.yaml`.
 """
 
 from __future__ import annotations
@@ -30,13 +31,23 @@ import torch
 import tyro
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
-from stream_statistics import CONDITIONS, PARTS, by_batch, in_words, of_scenes, rounded, summed_up
+from stream_statistics import (
+    CONDITIONS,
+    PARTS,
+    by_batch,
+    in_unseen_places,
+    in_words,
+    of_scenes,
+    rounded,
+    summed_up,
+)
 
 from streamer.hardware import hardware
 from ttt_core.network import CompactNetwork, NetworkConfig
 from ttt_core.training.build import StreamSpec, has_pose_noise
 from ttt_core.training.collate import Draw, collate
 from ttt_core.training.evaluate import StreamErrors, stream_errors
+from ttt_core.training.export import export_compact
 from ttt_core.training.learner import Learner
 from ttt_core.training.loss import LossConfig, sequence_loss
 from ttt_core.training.optimizer import OptimizerConfig
@@ -52,7 +63,11 @@ RUNS = (
     "none:1",
     "ridge:1",
     "none-longer:0",
+    "none-longer:1",
 )
+LONG = ("alone, long", "both, long")
+LATE = ((16, 16), (9, 16))
+"""Batches that only the longer streams have."""
 _RATE, _WARM_UP, _DECAY = 1.5e-3, 30, 0.4
 
 
@@ -194,7 +209,13 @@ def train(options: Train) -> None:
             decay=_DECAY,
             seconds=seconds,
         )
-        save_file(dict(network.state_dict()), options.out / f"{name}.safetensors")
+        export_compact(
+            options.out / f"{name}.safetensors",
+            network.state_dict(),
+            config={"network": asdict(network.config)},
+            record={"benchmark": name, **cost},
+            dtype="float32",
+        )
         errors = measure(network, options)
         np.savez_compressed(
             options.out / f"{name}.npz",
@@ -288,7 +309,7 @@ def _comparisons(
     pairs = [
         *((f"{form}:{seed}", f"none:{seed}") for seed in (0, 1) for form in ("ridge", "swiglu")),
         ("tokens:0", "none:0"),
-        ("ridge:0", "none-longer:0"),
+        *((f"ridge:{seed}", f"none-longer:{seed}") for seed in (0, 1)),
     ]
     rows = []
     for a, b in pairs:
@@ -297,9 +318,14 @@ def _comparisons(
         for condition in CONDITIONS:
             one, other = found[a][condition], found[b][condition]
             rows += by_batch(f"{a} - {b}", condition, one, other)
+            rows += in_unseen_places(f"{a} - {b}", condition, one, other)
             for poses, here in (("exact poses", ~noisy), ("noisy poses", noisy)):
                 part = (of_scenes(errors, here) for errors in (one, other))
                 rows += by_batch(f"{a} - {b}, {poses}", condition, *part)
+        for condition in LONG:
+            rows += by_batch(
+                f"{a} - {b}", condition, found[a][condition], found[b][condition], LATE
+            )
     for name, by_condition in found.items():
         for condition in ("alone", "both"):
             if f"{condition}, reset" in by_condition:
@@ -321,7 +347,7 @@ def _print(result: Mapping[str, Any]) -> None:
                 f"{row['unseen_mean']:.4f}"
             )
     for row in result["paired"]:
-        if row["batch"] == 8:
+        if row["batch"] in (8, "9-16") or "never seen" in row["pair"]:
             print(in_words(row))
 
 

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -53,6 +55,30 @@ def summed_up(errors: StreamErrors, *, prior: bool = False) -> dict[str, Any]:
 def of_scenes(errors: StreamErrors, chosen: NDArray[np.bool_]) -> StreamErrors:
     """The errors of some of the streams."""
     return StreamErrors(*(getattr(errors, part)[chosen] for part in PARTS))
+
+
+def never_seen(errors: StreamErrors) -> StreamErrors:
+    """Only points that no earlier batch saw, and nothing of the first batch: where a memory can do
+    harm and no good."""
+    values = np.where(errors.seen, np.nan, errors.network)
+    values[:, 0] = np.nan
+    return replace(errors, network=values)
+
+
+def in_unseen_places(
+    name: str, condition: str, one: StreamErrors, other: StreamErrors
+) -> list[dict[str, Any]]:
+    """Rows of `by_batch` over all later batches of `never_seen`; streams without any are left
+    out."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="(All-NaN|Mean of empty) slice")
+        return by_batch(
+            f"{name}, never seen",
+            condition,
+            never_seen(one),
+            never_seen(other),
+            [(2, one.network.shape[1])],
+        )
 
 
 def by_batch(

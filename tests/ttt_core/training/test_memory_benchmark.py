@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from sequence_cases import sequence
 
+from ttt_core import StreamingModel, default_model
 from ttt_core.training.evaluate import StreamErrors
 from ttt_core.training.samples import save_sequence
 
@@ -66,6 +67,48 @@ def test_forms_are_based_trained_measured_and_reported(
     assert table["runs"]["ridge:0"]["facts"]["cost"]["steps"] == 1
     pairs = {row["pair"] for row in table["paired"]}
     assert {"ridge:0 - none:0", "ridge:0 carried - reset"} <= pairs
+    # what was trained can be measured elsewhere
+    for name in runs:
+        model = default_model(out / f"{name}.safetensors")
+        assert isinstance(model, StreamingModel) and model.network is not None
+        assert model.network.config.memory == name.partition(":")[0]
+
+
+def test_harm_is_looked_for_where_no_earlier_batch_saw(benchmark: ModuleType) -> None:
+    """Later batches of two streams, of which the second has seen everything."""
+    shape = (2, 3, 4)
+    seen = np.ones(shape, np.bool_)
+    seen[:, 0] = seen[0, 1:, 0] = False
+    one, other = np.full(shape, 0.1, np.float32), np.full(shape, 0.1, np.float32)
+    one[0, 1:, 0], one[:, 0], one[1] = 0.4, 9.0, 9.0
+    errors = (StreamErrors(e, e, e, e, seen) for e in (one, other))
+    rows = benchmark.in_unseen_places("one - other", "alone", *errors)
+    assert [row["statistic"] for row in rows] == ["median", "mean"]
+    for row in rows:
+        assert (row["pair"], row["batch"]) == ("one - other, never seen", "2-3")
+        assert row["difference"] == pytest.approx(0.3)
+
+
+def test_batches_that_only_long_streams_have_are_paired(
+    benchmark: ModuleType,
+) -> None:
+    shape = (3, 16, 4)
+    seen = np.ones(shape, np.bool_)
+
+    def errors(late: float) -> StreamErrors:
+        values = np.full(shape, 0.1, np.float32)
+        values[:, 15] = late
+        return StreamErrors(values, values, values, values, seen)
+
+    conditions = (*benchmark.CONDITIONS, *benchmark.LONG)
+    found = {
+        name: dict.fromkeys(conditions, errors(late))
+        for name, late in (("ridge:1", 0.2), ("none-longer:1", 0.5))
+    }
+    rows = benchmark._comparisons(found, np.array([False, True, True]))
+    last = [r for r in rows if r["batch"] == 16]
+    assert {row["condition"] for row in last} == set(benchmark.LONG)
+    assert all(row["difference"] == pytest.approx(-0.3) for row in last)
 
 
 def test_unseen_places_are_those_that_no_earlier_batch_saw(benchmark: ModuleType) -> None:
@@ -85,6 +128,8 @@ def test_the_packaged_memory_is_compared_batch_by_batch(tmp_path: Path) -> None:
     learned = _loaded("learned")
     found = learned.streams(learned.Streams(cache=tmp_path, count=2))
     assert (found["streams"], found["batches"]) == (2, 4)
+    pairs = {row["pair"] for row in found["paired"]}
+    assert "carried - prior, never seen" in pairs
     rows = [row for row in found["paired"] if row["pair"] == "carried - reset"]
     assert {row["condition"] for row in rows} == set(learned.CONDITIONS)
     # nothing is carried into the first batch
