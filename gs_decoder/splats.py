@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -206,7 +207,8 @@ class Splats:
         """Raise InvalidSplats, naming the field, where a value is one that no splat can have."""
         for name in FIELDS:
             value = getattr(self, name)
-            if not bool(torch.isfinite(value).all()):
+            # A finite sum says it at once; one that is not may have overflowed.
+            if not math.isfinite(float(value.sum())) and not bool(torch.isfinite(value).all()):
                 raise InvalidSplats(
                     f"{name} hold values that are not finite: remove those splats first"
                 )

@@ -8,7 +8,6 @@ from gs_decoder.refine.refiner import Refiner
 from gs_decoder.refine.resting import (
     Rows,
     forget_chunks,
-    local_pose,
     put_back,
     resting_rows,
     resting_splats,
@@ -28,7 +27,6 @@ __all__ = [
     "SplatParameters",
     "doubt_splats",
     "forget_chunks",
-    "local_pose",
     "offset_motion",
     "put_back",
     "refiner_state",

@@ -162,20 +162,28 @@ class Refiner:
         touched = self._touched[: self.parameters.count]
         return self._taking.turn(self.parameters, touched, chunks, most)
 
-    def take(self, chunks: Collection[int]) -> list[tuple[int, Splats]]:
+    def take(self, poses: Mapping[int, Float64]) -> list[tuple[int, Splats]]:
         """The splats of these chunks now, which count as unchanged from here on; chunks without
         any are left out.
 
-        A copy, averaged over their last steps, in world axes relative to `origin`.
+        A copy, averaged over their last steps, each in its chunk's own frame.
+
+        Args:
+            poses: chunk → its (4, 4) similarity, world from the chunk.
         """
         self._fit_buffers()
-        return take(self.parameters, self._touched[: self.parameters.count], chunks)
+        touched = self._touched[: self.parameters.count]
+        return take(self.parameters, touched, {c: self.local(T) for c, T in poses.items()})
+
+    def local(self, pose: Float64) -> Float64:
+        """A (4, 4) world pose relative to `origin`."""
+        local = pose.copy()
+        local[:3, 3] -= self.origin
+        return local
 
     def view_matrix(self, c2w: Float64) -> Float32:
         """World-to-camera of a camera-to-world pose, relative to `origin`."""
-        local = c2w.copy()
-        local[:3, 3] -= self.origin
-        return np.linalg.inv(local).astype(np.float32)
+        return np.linalg.inv(self.local(c2w)).astype(np.float32)
 
     def render(
         self, c2w: Float64, K: Float64, width: int, height: int

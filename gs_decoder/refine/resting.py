@@ -19,13 +19,6 @@ Rows = Mapping[str, NDArray[Any]]
 """N splats with their optimiser's state, as `RefinerState` has them but for `chunk`."""
 
 
-def local_pose(refiner: Refiner, pose: Float64) -> Float64:
-    """A (4, 4) world pose relative to the refiner's origin."""
-    local = pose.copy()
-    local[:3, 3] -= refiner.origin
-    return local
-
-
 def splats_by_chunk(refiner: Refiner) -> dict[int, int]:
     """chunk → how many splats it has there; the ones without are not named."""
     parameters = refiner.parameters
@@ -41,7 +34,7 @@ def resting_rows(refiner: Refiner, chunk: int, T_world_chunk: Float64) -> Rows:
     parameters = refiner.parameters
     members = np.flatnonzero(parameters.chunk[: parameters.count] == chunk)
     rows = {name: getattr(parameters, name)[members] for name in SPLATS}
-    away = _moved(rows, np.linalg.inv(local_pose(refiner, T_world_chunk)).astype(np.float64))
+    away = _moved(rows, np.linalg.inv(refiner.local(T_world_chunk)).astype(np.float64))
     return {name: array for name, array in away.items() if name != "chunk"}
 
 
@@ -62,7 +55,7 @@ def forget_chunks(refiner: Refiner, chunks: Collection[int]) -> None:
 def put_back(refiner: Refiner, chunk: int, rows: Rows, T_world_chunk: Float64) -> None:
     """Go on with a chunk where it is now; it does not count as changed."""
     named = {**rows, "chunk": np.full(len(rows["rows"]), chunk, np.int64)}
-    refiner.parameters.append(_moved(named, local_pose(refiner, T_world_chunk)))
+    refiner.parameters.append(_moved(named, refiner.local(T_world_chunk)))
 
 
 def _scratch(rows: Rows) -> SplatParameters:

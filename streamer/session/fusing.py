@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from gs_decoder import ChunkMeta, SplatMap
 from gs_decoder.fusion import fuse_view
-from gs_decoder.refine import Refiner, doubt_splats, local_pose
+from gs_decoder.refine import Refiner, doubt_splats
 from streamer.frames import Frame
 from streamer.session.ahead import Ahead
 from streamer.session.batching import splat_residuals
@@ -94,5 +94,5 @@ def fuse_keyframe(
     # Fillers far behind would make a chunk seem to be in sight of everybody.
     near = np.flatnonzero(splats.means[:, 2].numpy() <= reach)
     work.residence.add(chunk, splats.select(near) if len(near) else splats)
-    work.refiner.add_splats(chunk, splats.transform(local_pose(work.refiner, pose)))
+    work.refiner.add_splats(chunk, splats.transform(work.refiner.local(pose)))
     return chunk

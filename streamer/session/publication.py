@@ -15,14 +15,15 @@ from typing import Protocol
 import numpy as np
 
 from gs_decoder import SplatMap
-from gs_decoder.refine import Refiner, local_pose
+from gs_decoder.refine import Refiner
 from streamer.session import moving
 from streamer.session.aside import Attend, attend_to_nothing
 from streamer.session.outbox import Outbox
 from streamer.session.settings import EngineConfig
 
-PORTION = 4
-"""Chunks: 24,000 splats in full ones."""
+PORTION = 16
+PORTION_SPLATS = 24_000
+"""Most chunks, and most splats of more than one, that are brought at once."""
 
 
 class Work(moving.Work, Protocol):
@@ -71,7 +72,8 @@ class Publication:
         if self._work.paused:
             return set()
         left = sorted(self.changed().intersection(chunks))
-        some, left = left[:PORTION], left[PORTION:]
+        some = self._portion(left)
+        left = left[len(some) :]
         self._bring(some)
         if not left:
             self._finish()
@@ -106,11 +108,21 @@ class Publication:
         """
         self._collected_at = time.monotonic()
         due = self._work.refiner.changed_chunks(self._work.map.chunks, most)
-        for start in range(0, len(due), PORTION):
-            if start:
+        while some := self._portion(due):
+            due = due[len(some) :]
+            self._bring(some)
+            if due:
                 between()
-            self._bring(due[start : start + PORTION])
         self._finish()
+
+    def _portion(self, due: Sequence[int]) -> Sequence[int]:
+        """The first of these chunks, no more than one portion."""
+        held, count = self._work.map.chunks, 0
+        for place, chunk in enumerate(due[:PORTION]):
+            count += held[chunk].count if chunk in held else 0
+            if place and count > PORTION_SPLATS:
+                return due[:place]
+        return due[:PORTION]
 
     def _publish(self, most: int | None, attend: Attend) -> None:
         def between() -> None:
@@ -123,11 +135,10 @@ class Publication:
 
     def _bring(self, chunks: Sequence[int]) -> None:
         work = self._work
-        for chunk, splats in work.refiner.take(chunks):
-            if chunk in work.map.chunks:
-                pose = work.ahead.chunk(chunk, work.map.chunks[chunk].T_world_chunk)
-                local = local_pose(work.refiner, pose)
-                work.map.replace(chunk, splats.transform(np.linalg.inv(local)))
+        held = work.map.chunks
+        poses = {c: work.ahead.chunk(c, held[c].T_world_chunk) for c in chunks if c in held}
+        for chunk, splats in work.refiner.take(poses):
+            work.map.replace(chunk, splats)
 
     def _finish(self) -> None:
         """Cameras go where refinement found them, chunks that lost all their splats go."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from refine_scenes import refiner_with_views, some_splats
 
+from gs_decoder.chunk import importance_order
 from gs_decoder.refine import RefineConfig, Refiner
 from gs_decoder.refine.renderers import NumbaViewRenderer
 
@@ -46,7 +48,40 @@ def test_moving_a_chunk_is_what_the_splats_transform_says_and_leaves_the_others(
 
 def told(refiner, chunks, most=None):
     """The chunks that readers are told of, as a session does it."""
-    return [chunk for chunk, _ in refiner.take(refiner.changed_chunks(chunks, most))]
+    changed = refiner.changed_chunks(chunks, most)
+    return [chunk for chunk, _ in refiner.take(dict.fromkeys(changed, np.eye(4)))]
+
+
+@pytest.mark.parametrize("degree", [0, 1, 2, 3])
+def test_chunks_are_taken_in_their_own_frames_as_transforming_them_says(degree):
+    config = RefineConfig(workers=1, sh_degree=degree)
+    refiner = Refiner(NumbaViewRenderer(1), config)
+    refiner.origin = np.array([10.0, -3.0, 2.0])
+    poses = {chunk: similarity(chunk) for chunk in (4, 9, 2)}
+    for chunk in poses:
+        refiner.add_splats(chunk, some_splats(chunk, 40).with_sh_degree(degree))
+    parameters = refiner.parameters
+    # As after steps: coefficients of every band, and an average that is not the last step.
+    rng = np.random.default_rng(degree)
+    parameters.average[: parameters.count] += rng.normal(
+        scale=0.1, size=parameters.average[: parameters.count].shape
+    ).astype(np.float32)
+    refiner._fit_buffers()
+    refiner._touched[: parameters.count] = True
+    to_origin = np.eye(4)
+    to_origin[:3, 3] = -refiner.origin
+    taken = refiner.take({chunk: poses[chunk] for chunk in (9, 2)})
+    assert [chunk for chunk, _ in taken] == [2, 9]
+    for chunk, splats in taken:
+        members = np.flatnonzero(parameters.chunk[: parameters.count] == chunk)
+        expected = parameters.splats(members).transform(np.linalg.inv(to_origin @ poses[chunk]))
+        expected = expected.select(importance_order(expected))
+        assert splats.sh_degree == degree
+        for name, value in splats.to_numpy().items():
+            there = getattr(expected, name).numpy()
+            assert np.allclose(value, there, rtol=1e-4, atol=1e-5), name
+    assert refiner.changed_chunks({2, 4, 9}) == [4]
+    refiner.close()
 
 
 def test_of_many_changed_chunks_each_has_its_turn():

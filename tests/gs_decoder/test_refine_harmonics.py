@@ -231,7 +231,7 @@ def test_gloss_is_learnt_as_views_that_were_not_given_show() -> None:
         refiner, kept = glossy_refiner(degree)
         for _ in range(250):
             refiner.step()
-        ((chunk, splats),) = refiner.take({7})
+        ((chunk, splats),) = refiner.take({7: np.eye(4)})
         assert (chunk, splats.sh_degree) == (7, degree)
         errors[degree] = held_out_error(splats, kept)
         refiner.close()

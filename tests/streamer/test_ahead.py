@@ -21,10 +21,10 @@ from strip_walk import wall_frame
 
 from gs_decoder import ChunkUpdate, MoveUpdate
 from streamer.frames import Frame
+from streamer.session import publication
 from streamer.session.corrections import StaleRevision, rigid
 from streamer.session.engine import Engine
 from streamer.session.engine_state import engine_state
-from streamer.session.publication import PORTION
 from streamer.session.spill_files import SpillFolder
 from ttt_core.streaming import StreamingConfig, StreamingModel
 
@@ -250,9 +250,15 @@ def test_readers_are_told_while_the_memory_follows_another_correction(tmp_path: 
     twin.close()
 
 
-def test_readers_are_told_between_portions_of_a_publication(tmp_path: Path) -> None:
+@pytest.mark.parametrize("most", ["PORTION", "PORTION_SPLATS"])
+def test_readers_are_told_between_portions_of_a_publication(
+    most: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    portion = 4
     engine, reader = make_engine(model=MODEL, chunk_budget=60, refine_steps=2)
-    frames = [wall_frame(seq, 2.0 * seq) for seq in range(PORTION + 4)]
+    # Chunks are full, so that so many splats are as many chunks.
+    monkeypatch.setattr(publication, most, portion if most == "PORTION" else 60 * portion)
+    frames = [wall_frame(seq, 2.0 * seq) for seq in range(portion + 4)]
     engine.process(frames)
     shift = np.eye(4)
     shift[2, 3] = -1.0
@@ -264,11 +270,11 @@ def test_readers_are_told_between_portions_of_a_publication(tmp_path: Path) -> N
         engine.announce_poses(1, {0: shift @ engine.trajectory.pose(0)}, by="seq", upto=None)
 
     came, changed = len(reader.log), len(engine.publication.changed())
-    assert PORTION < changed <= 2 * PORTION
+    assert portion < changed <= 2 * portion
     engine.publication.everything(attend)
     # Readers had one portion then, and after the correction the rest.
-    assert seen == [PORTION]
-    first, *moves = [type(update) for update in reader.log[came + PORTION :]][:2]
+    assert seen == [portion]
+    first, *moves = [type(update) for update in reader.log[came + portion :]][:2]
     assert first is MoveUpdate, moves
     engine.follow_poses()
     assert reader.mirror.equals(engine.map)

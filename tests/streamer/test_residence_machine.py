@@ -15,7 +15,6 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from strip_walk import pose, wall_frame
 
 from gs_decoder import ChunkMeta, Splats
-from gs_decoder.refine import local_pose
 from gs_decoder.refine.adam import COLOR
 from streamer.session.batching import refine_view
 from streamer.session.corrections import rigid
@@ -90,7 +89,7 @@ class Walk(RuleBasedStateMachine):
         colors = parameters.colors[: parameters.count][members]
         assert np.allclose(colors, self.expected.color[chunk], atol=1e-4)
         middle = parameters.means[: parameters.count][members].mean(axis=0)
-        T = local_pose(self.engine.refiner, self.engine.residence.poses([chunk])[0])
+        T = self.engine.refiner.local(self.engine.residence.poses([chunk])[0])
         assert np.allclose(middle, (T @ [0.0, 0.0, 2.0, 1.0])[:3], atol=1e-2)
 
     # Rules -----------------------------------------------------------------------------------
@@ -121,7 +120,7 @@ class Walk(RuleBasedStateMachine):
         chunk = engine.map.add(meta, splats)
         engine.chunk_of_seq[seq] = chunk
         engine.residence.add(chunk, splats)
-        engine.refiner.add_splats(chunk, splats.transform(local_pose(engine.refiner, T)))
+        engine.refiner.add_splats(chunk, splats.transform(engine.refiner.local(T)))
         engine.refiner.add_view(refine_view(frame, rigid(T)))
         engine.keyframes.add(
             Keyframe(
