@@ -152,7 +152,8 @@ def importance_order(splats: Splats) -> Tensor:
 
 
 def chunk_splats(splats: Splats, budget: int) -> Splats:
-    """What a chunk stores of `splats` (N,): ordered, at most `budget`, float32 on the CPU.
+    """What a chunk stores of `splats` (N,): ordered, at most `budget`, float32 on the CPU; the same
+    memory where they are that already.
 
     Raises:
         InvalidSplats: batch dimensions, or values that no splat can have.
