@@ -22,7 +22,7 @@ from streamer.session.outbox import Outbox
 from streamer.session.settings import EngineConfig
 
 PORTION = 16
-PORTION_SPLATS = 24_000
+PORTION_SPLATS = 12_000
 """Most chunks, and most splats of more than one, that are brought at once."""
 
 
