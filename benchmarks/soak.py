@@ -1,7 +1,7 @@
 """A long stream through a whole daemon: memory, open files and latency over its second half.
 
-    python benchmarks/soak.py ../shared/captures/hololens_office --minutes 21 --fps 8 \
-        --long-side 64 --steps 2 --json benchmarks/results/soak.json
+    python benchmarks/soak.py ../shared/captures/hololens_office --minutes 20.5 --fps 8.2 \
+        --long-side 48 --steps 1 --json benchmarks/results/soak.json
 
 Loops the capture, every round in a place of its own (so that map and key frames go on growing to
 their bounds), through one client at `--fps`, lossless, with one subscriber and the live page.
