@@ -66,12 +66,15 @@ class Options:
 
 def run(options: Options) -> int:
     """Builds the map; 1 where frames could not be read, 130 where Ctrl-C ended it."""
-    from streamer.interrupt import InterruptWish
-    from streamer.run import RunPlan, make_engine, output_folder, run_capture, write_results
     from streamer.sources import open_capture, parse_range, session_name
 
     capture = open_capture(options.capture).select(*parse_range(options.frames))
     given, kept = capture.hold_out(options.hold_out)
+
+    # A capture that is none is said at once: these bring torch, which takes seconds.
+    from streamer.interrupt import InterruptWish
+    from streamer.run import RunPlan, make_engine, output_folder, run_capture, write_results
+
     out = output_folder(options.out)
     screen = console()
     for note in capture.notes:
