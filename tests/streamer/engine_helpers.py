@@ -49,12 +49,18 @@ class Reader(Outbox):
 
 
 def make_engine(*, model: StreamingModel | None = None, **options: object) -> tuple[Engine, Reader]:
-    """An engine that publishes when it is told to, and who reads it; it carries a memory."""
+    """An engine that publishes when it is told to, and who reads it; on the matching alone, unless
+    a model is given (`remembering`)."""
     reader = Reader()
     steady = {"publish_every": NEVER, "chunk_interval": 0.0, "refine": RefineConfig(workers=2)}
     settings = {**steady, **options}
-    chosen = model or default_model("packaged")
+    chosen = model or default_model()
     return Engine(EngineConfig(**settings), reader, model=chosen), reader
+
+
+def remembering() -> StreamingModel:
+    """The network that is shipped, which carries a memory; it costs more than the matching does."""
+    return default_model("packaged")
 
 
 def office(first: int, stop: int, long_side: int = LONG_SIDE) -> list[Frame]:

@@ -16,6 +16,7 @@ from engine_helpers import (
     numbered,
     office,
     refine,
+    remembering,
     with_depth,
 )
 
@@ -115,7 +116,7 @@ def far_away() -> list[Frame]:
     ],
 )
 def test_no_input_makes_splats_that_cannot_be(make: Callable[[], list[Frame]], batch: int) -> None:
-    engine, reader = make_engine()
+    engine, reader = make_engine(model=remembering())
     frames = make()
     feed(engine, frames, batch)
     assert_sound(engine, reader)
@@ -261,7 +262,7 @@ def test_the_state_of_the_model_does_not_grow() -> None:
 
 def test_the_same_frames_make_the_same_map_to_the_bit() -> None:
     def once() -> tuple[Engine, Reader]:
-        engine, reader = make_engine()
+        engine, reader = make_engine(model=remembering())
         for start in range(0, 16, 4):
             engine.process(office(start, start + 4))
             for _ in range(3):
@@ -315,14 +316,14 @@ def test_refined_chunks_are_not_sent_with_every_batch() -> None:
 
 
 def test_reset_forgets_everything() -> None:
-    engine, _ = make_engine()
+    engine, _ = make_engine(model=remembering())
     feed(engine, office(0, 8))
     engine.reset()
     assert engine.frames_done == len(engine.keyframes) == engine.map.count == 0
     assert not engine.wants_refinement
     engine.outbox = reader = Reader()
     feed(engine, office(4, 8))
-    fresh, expected = make_engine()
+    fresh, expected = make_engine(model=engine.model)
     feed(fresh, office(4, 8))
     assert reader.mirror.equals(expected.mirror)
     engine.close()

@@ -14,6 +14,7 @@ from engine_helpers import (
     office,
     picture,
     refine,
+    remembering,
     with_depth,
 )
 
@@ -42,7 +43,7 @@ MOTIONS = {
 @pytest.fixture(scope="module")
 def uncorrected() -> float:
     """PSNR of all 16 frames' map where nothing was corrected, as a measure."""
-    engine, reader = make_engine()
+    engine, reader = make_engine(model=remembering())
     frames = office(0, 16)
     feed(engine, frames[:12])
     refine(engine, 30)
@@ -57,7 +58,7 @@ def uncorrected() -> float:
 def test_a_corrected_map_looks_the_same_from_corrected_cameras(
     name: str, uncorrected: float
 ) -> None:
-    engine, reader = make_engine()
+    engine, reader = make_engine(model=remembering())
     frames = office(0, 12)
     feed(engine, frames)
     refine(engine, 20)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from engine_helpers import feed, make_engine, office
+from engine_helpers import feed, make_engine, office, remembering
 
 from gs_decoder import MapMirror
 from gs_decoder.refine.parameters import SPLATS
@@ -48,7 +48,7 @@ pytestmark = pytest.mark.timeout(600)
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[Engine]:
-    engine, _ = make_engine()
+    engine, _ = make_engine(model=remembering())
     feed(engine, office(0, 8))
     for _ in range(3):
         engine.refine()
@@ -199,7 +199,7 @@ def undisturbed_and_restored(
     folder: Path, model: StreamingModel | None = None
 ) -> tuple[Engine, Engine, list[Frame]]:
     """An engine after 12 frames, refined and corrected, and another one from its saved state."""
-    first, _ = make_engine(model=model)
+    first, _ = make_engine(model=model or remembering())
     frames = office(0, 20)
     feed(first, frames[:12])
     for _ in range(7):
@@ -262,7 +262,7 @@ def test_a_restored_engine_goes_on_bit_for_bit(tmp_path: Path) -> None:
 
 
 def test_a_copy_is_none_of_the_engines_business(tmp_path: Path) -> None:
-    engine, _ = make_engine()
+    engine, _ = make_engine(model=remembering())
     feed(engine, office(0, 4))
     copied = engine_state(engine)
     at_once = save_state(copied, tmp_path / "a", Cursor(epoch=1, next_seq=4, settings={}))
