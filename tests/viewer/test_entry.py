@@ -33,19 +33,18 @@ def viewer(*arguments: str) -> Iterator[subprocess.Popen[str]]:
         process.communicate(timeout=10)
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-def test_the_page_is_served_without_a_daemon_until_a_signal(signum: signal.Signals) -> None:
+def test_the_page_is_served_without_a_daemon_until_it_is_ended() -> None:
     with viewer("--port", "0") as process:
         assert process.stdout is not None
         word, address = process.stdout.readline().split()
         assert word == "page" and address.startswith("http://127.0.0.1:")
         with urllib.request.urlopen(address, timeout=10) as answer:
             assert b"<html" in answer.read(10_000)
-        process.send_signal(signum)
+        process.terminate()
         assert process.wait(timeout=10) == 0
 
 
-def test_a_taken_port_is_said_and_another_one_taken() -> None:
+def test_a_taken_port_is_said_and_another_one_taken_until_ctrl_c() -> None:
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
         holder.listen()
@@ -56,6 +55,8 @@ def test_a_taken_port_is_said_and_another_one_taken() -> None:
             other = int(address.rpartition(":")[2])
             assert other != port
             assert f"port {port} is taken: the page is on port {other}" in process.stderr.readline()
+            process.send_signal(signal.SIGINT)
+            assert process.wait(timeout=10) == 0
 
 
 def test_wrong_arguments_end_with_a_message() -> None:
