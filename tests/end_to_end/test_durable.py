@@ -25,7 +25,7 @@ SESSION = "office"
 
 
 def test_nothing_acknowledged_is_lost_with_the_daemon(tmp_path: Path) -> None:
-    with daemon(tmp_path) as first, requests(first) as asking:
+    with daemon(tmp_path, max_sessions=1) as first, requests(first) as asking:
         sender = client(first, SESSION)
         send(sender, OFFICE.frames[:7])
         assert sender.wait(60)

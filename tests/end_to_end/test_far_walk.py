@@ -66,7 +66,7 @@ def test_a_walk_away_and_back_through_a_crash(
     folder, log = tmp_path / "sessions", tmp_path / "daemon.log"
     spilled = folder / SESSION / "spilled"
     with (
-        daemon(folder, weights=PACKAGED, log=log, budgets=BUDGETS) as running,
+        daemon(folder, weights=PACKAGED, log=log, budgets=BUDGETS, max_sessions=1) as running,
         requests(running) as asking,
         client(running, SESSION) as sender,
         subscriber(running, SESSION) as reader,
@@ -127,7 +127,7 @@ def test_files_and_pictures_hold_what_rests_on_the_disk(
     budgets = {"chunk_budget": 300, "resident_budget": 1300, "map_budget": 2600}
     camera = CameraModel("PINHOLE", WIDTH, HEIGHT, (50.0, 50.0, WIDTH / 2, HEIGHT / 2))
     with (
-        daemon(folder, weights=PACKAGED, log=log, budgets=budgets) as running,
+        daemon(folder, log=log, budgets=budgets, max_sessions=1) as running,
         requests(running) as asking,
         Client(
             running.addresses["ingest"],

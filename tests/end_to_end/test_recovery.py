@@ -80,7 +80,14 @@ class Camera:
 
 @pytest.fixture(scope="module")
 def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonProcess]:
-    with daemon(tmp_path_factory.mktemp("sessions"), refine=True, viewer_port=0) as process:
+    # Refined after each batch, and not on and on while a test waits.
+    with daemon(
+        tmp_path_factory.mktemp("sessions"),
+        refine=True,
+        refine_steps=2,
+        viewer_port=0,
+        max_sessions=1,
+    ) as process:
         yield process
 
 
@@ -250,7 +257,7 @@ def test_ctrl_c_ends_all(tmp_path: Path) -> None:
 
 
 def test_nobody_outlives_a_supervisor_that_was_killed(tmp_path: Path) -> None:
-    with daemon(tmp_path) as serving, requests(serving) as asking:
+    with daemon(tmp_path, max_sessions=1) as serving, requests(serving) as asking:
         with client(serving, SESSION) as sender:
             send(sender, OFFICE.frames[:4])
         wait_until(lambda: frames_done(asking, SESSION) == 4, "a map")

@@ -54,7 +54,7 @@ def overtaken(folder: Path) -> bool:
 def test_a_recorded_session_replays_to_the_same_map(tmp_path: Path) -> None:
     folder = tmp_path / "sessions"
     with (
-        daemon(folder, refine=True, refine_steps=3) as serving,
+        daemon(folder, refine=True, refine_steps=3, max_sessions=1) as serving,
         requests(serving) as asking,
         client(serving, SESSION) as sender,
         PoseClient(serving.addresses["ingest"], session=SESSION) as back_end,

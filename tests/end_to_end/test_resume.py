@@ -55,7 +55,9 @@ def saved_upto(folder: Path) -> int:
 def test_a_killed_session_goes_on_from_its_state(tmp_path: Path) -> None:
     folder, log = tmp_path / "sessions", tmp_path / "daemon.log"
     with (
-        daemon(folder, refine=True, save_every=1, weights=PACKAGED, log=log) as first,
+        daemon(
+            folder, refine=True, save_every=1, weights=PACKAGED, log=log, max_sessions=1
+        ) as first,
         requests(first) as asking,
         client(first, SESSION) as sender,
         subscriber(first, SESSION) as reader,
@@ -110,7 +112,10 @@ def test_a_killed_session_goes_on_from_its_state(tmp_path: Path) -> None:
     content[-1] ^= 1
     weights.write_bytes(content)
     expected = read_cursor(older).next_seq
-    with daemon(folder, weights=PACKAGED, log=log) as second, requests(second) as asking:
+    with (
+        daemon(folder, weights=PACKAGED, log=log, max_sessions=1) as second,
+        requests(second) as asking,
+    ):
         with client(second, SESSION, resume=True) as sender:
             send(sender, OFFICE.frames[20:24])
             assert sender.wait(60)

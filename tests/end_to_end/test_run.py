@@ -158,7 +158,7 @@ def test_frames_that_cannot_be_read_are_named_and_the_rest_makes_the_map(tmp_pat
     names = spoiled_capture(tmp_path / "spoiled", {3, 8, 9})
     out = tmp_path / "out"
     answer = subprocess.run(
-        [*COMMAND, str(tmp_path / "spoiled"), *("--out", str(out)), *("--time-limit", "5"),
+        [*COMMAND, str(tmp_path / "spoiled"), *("--out", str(out)), *("--time-limit", "3"),
          *("--long-side", "64")],
         capture_output=True,
         text=True,

@@ -63,15 +63,17 @@ def run_serve(tmp_path: Path, *options: str) -> subprocess.CompletedProcess[str]
 
 
 class Daemon:
-    """A running `splatstream serve`."""
+    """A running `splatstream serve` that does not refine: that takes every core between frames."""
 
     def __init__(self, *options: str) -> None:
         # Short, because ipc paths must be.
         self.folder = Path(tempfile.mkdtemp(prefix="sst-"))
         self.session_dir = self.folder / "sessions"
         self.log = (self.folder / "log").open("w")
+        settings = self.folder / "serve.yaml"
+        settings.write_text("{session: {refine: false}}")
         self.process = subprocess.Popen(
-            serve_command(self.session_dir, *options),
+            serve_command(self.session_dir, "--config", str(settings), *options),
             stdout=subprocess.PIPE,
             stderr=self.log,
             text=True,

@@ -68,7 +68,8 @@ def watched() -> Iterator[Watched]:
         manager.setblocking(False)
         patch.setenv("NOTIFY_SOCKET", address)
         patch.setenv("WATCHDOG_USEC", str(int(WATCHDOG_S * 1e6)))
-        with running_daemon("--no-viewer", "--metrics-port", "0", "--log-json") as daemon:
+        options = ["--no-viewer", "--metrics-port", "0", "--log-json", "--max-sessions", "1"]
+        with running_daemon(*options) as daemon:
             yield Watched(daemon, manager, daemon.ready_line.split(" metrics ")[1].strip())
 
 
