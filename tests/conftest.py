@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FIXTURES = ROOT / "tests" / "fixtures"
 SHARED = ROOT.parent / "shared"
 
-LONG_FIRST = ("end_to_end", "viewer", "streamer")
+LONG_FIRST = ("end_to_end", "viewer", "streamer", "ttt_core/training")
 """Packages of tests, those with the longest files first; the others follow."""
 
 # How long an example takes is the machine's affair, which has other work.

@@ -21,6 +21,7 @@ from streamer.session.settings import EngineConfig
 from streamer.sources import load_frame, open_capture
 from ttt_core import StreamingModel, default_model
 
+OFFICE = open_capture(CAPTURE)
 LONG_SIDE = 64
 NEVER = 1e12
 """Seconds between publications: only the test publishes."""
@@ -64,11 +65,11 @@ def remembering() -> StreamingModel:
 
 
 def office(first: int, stop: int, long_side: int = LONG_SIDE) -> list[Frame]:
-    """Frames of the demo capture, numbered from `first`."""
-    capture = open_capture(CAPTURE)
+    """Frames of the demo capture, numbered from `first`; their arrays are the caller's own."""
+    entries = (replace(entry, c2w=np.array(entry.c2w)) for entry in OFFICE.frames[first:stop])
     return [
-        load_frame(capture, capture.frames[number], seq=number, long_side=long_side)
-        for number in range(first, stop)
+        load_frame(OFFICE, entry, seq=seq, long_side=long_side)
+        for seq, entry in enumerate(entries, first)
     ]
 
 
