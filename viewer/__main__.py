@@ -10,9 +10,8 @@ import tyro
 
 from streamer.config import LogConfig
 from streamer.processes import set_up_logging
-from viewer.app import App
 from viewer.config import ViewerConfig
-from viewer.page import address
+from viewer.host import check_host
 
 
 def main() -> int:
@@ -21,6 +20,11 @@ def main() -> int:
         config = tyro.cli(ViewerConfig, description=__doc__)
         set_up_logging(LogConfig(json=config.log_json))
         logging.getLogger("websockets").setLevel(logging.WARNING)
+        check_host(config.host)
+        # A wrong address is said at once: these bring torch and viser, which takes seconds.
+        from viewer.app import App
+        from viewer.page import address
+
         app = App(config)
     except ValueError as error:
         print(f"viewer: {error}", file=sys.stderr)

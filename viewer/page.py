@@ -5,20 +5,16 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import socket
 
 import viser
 from viser import _messages
 
 from viewer.door import Door
+from viewer.host import PageError, check_host
 
 TITLE = "splatstream"
 
 _log = logging.getLogger(__name__)
-
-
-class PageError(ValueError):
-    """The page cannot be served where it was asked to be."""
 
 
 def open_page(host: str, port: int, token: str | None = None) -> viser.ViserServer:
@@ -28,7 +24,7 @@ def open_page(host: str, port: int, token: str | None = None) -> viser.ViserServ
         PageError: `host` is no address of this machine, or viser does not let its visitors be
             checked.
     """
-    _check_host(host)
+    check_host(host)
     door = Door(host, token)
     # viser prints a box with its own name and addresses on standard output.
     with contextlib.redirect_stdout(io.StringIO()), door.before_viser():
@@ -55,14 +51,3 @@ def address(server: viser.ViserServer) -> str:
     """The page's address as a person on this machine types it."""
     host = server.get_host()
     return f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{server.get_port()}"
-
-
-def _check_host(host: str) -> None:
-    """viser's server thread would die of a wrong address and its constructor wait for ever."""
-    try:
-        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-            probe.bind((host, 0))
-    except OSError as error:
-        raise PageError(
-            f"host is {host!r}: {error.strerror}; give an address of this machine"
-        ) from None

@@ -13,7 +13,8 @@ from contextlib import contextmanager
 import pytest
 
 from viewer.config import ViewerConfig
-from viewer.page import PageError, open_page
+from viewer.host import PageError
+from viewer.page import open_page
 
 NOBODY = ("--updates", "tcp://127.0.0.1:9", "--requests", "tcp://127.0.0.1:9")
 
