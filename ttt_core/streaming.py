@@ -324,12 +324,9 @@ class StreamingModel(nn.Module):
         # a ratio, so that no correction returns the prior's depth bit for bit
         log_ratio = out.log_depth[0, :, :height, :width] - views.log_depth[0]
         residuals = {name: r[0, ..., :height, :width] for name, r in out.residuals.items()}
-        # Where a whole view was matched with none, the network guesses, writes that, and is the
-        # surer of it the next time.
-        matched = (confidence > 0).flatten(1).any(1)[:, None, None]
         prediction = Prediction(
             depth=depth * torch.exp(log_ratio),
-            confidence=torch.where(matched, out.confidence[0, :, :height, :width], 0.0),
+            confidence=out.confidence[0, :, :height, :width],
             color=image + residuals["color"],
             log_scale_residual=residuals["log_scale"],
             opacity_logit_residual=residuals["opacity_logit"][:, 0],
@@ -347,15 +344,16 @@ class StreamingModel(nn.Module):
     ) -> NetworkInput:
         """One stream's views; sides are not padded yet."""
         image = batch.image.to(self.device)
-        settled = valid = None
+        settled = None
         if batch.sensor_depth is not None:
             # measured depth is not the network's to correct
             measured = batch.sensor_depth.to(self.device)
             settled = (torch.isfinite(measured) & (measured > 0))[None]
+        # Of a view matched with none the network would guess, and be the surer of it each time.
+        valid = (confidence > 0).flatten(1).any(1)[None, :, None, None].expand_as(confidence[None])
         if batch.valid is not None:
-            valid = batch.valid.to(self.device)[None]
-            # grey: nothing to see
-            image = torch.where(valid[0, :, None], image, 0.5)
+            known = batch.valid.to(self.device)
+            valid, image = valid & known, torch.where(known[:, None], image, 0.5)  # grey
         log_scale = math.log(float(frame.scale))
         log_depth = torch.log(depth) - log_scale
         if batch.map_depth is None:
@@ -376,7 +374,7 @@ class StreamingModel(nn.Module):
             fxfycxcy=batch.fxfycxcy.to(self.device)[None],
             c2w=frame.localize(batch.c2w).float().to(self.device)[None],
             settled=settled,
-            valid=valid,
+            valid=None if bool(valid.all()) else valid,
         )
 
     def _check(self, state: StreamingState) -> None:

@@ -124,6 +124,18 @@ def test_what_cannot_be_known_is_not_believed(
         assert (prediction.confidence > 0.5).float().mean() <= sure
 
 
+@pytest.mark.parametrize("make", [one_view_at_first, turning_on_the_spot, standing_still])
+def test_what_was_matched_with_nothing_is_not_remembered(make: Callable[[], Stream]) -> None:
+    model = default_model("packaged")
+    assert isinstance(model, StreamingModel)
+    seen, _ = run(model, batches(1))
+    unseen, _ = run(model, make()[:1])
+    written = {name: bool(seen.memory[name].any()) for name in ("gram", "moment")}
+    assert all(written.values())
+    for name in written:
+        assert not unseen.memory[name].any(), name
+
+
 @pytest.mark.parametrize("scale", [1e-3, 1e4])
 def test_any_unit_of_length_gives_the_same_in_it(model: StreamingModel, scale: float) -> None:
     world = np.diag([scale, scale, scale, 1.0])
