@@ -68,7 +68,7 @@ def test_ply_and_glb_of_a_map(
     [
         (["--out", "mesh.obj"], ".glb"),
         (["--out", "mesh.ply", "--voxel", "-1"], "--voxel"),
-        (["--out", "mesh.ply", "--voxel", "0.005", "--memory", "0.02"], "--memory"),
+        (["--out", "mesh.ply", "--voxel", "0.02", "--memory", "0.001"], "--memory"),
         (["--out", "mesh.ply", "--memory", "0"], "--memory"),
         (["--out", "mesh.ply", "--floaters", "1"], "--floaters"),
         (["--out", "mesh.ply", "--close-holes", "-1"], "--close-holes"),
