@@ -88,7 +88,8 @@ class RowAllocator:
         self._held: dict[int, _Holding] = {}
 
     def place(self, chunk: int, count: int) -> tuple[Extent, ...]:
-        """Rows for the first `count` splats of a chunk, or for as many as there is room."""
+        """Rows for the first `count` splats of a chunk, or for as many as there is room; those in
+        owned nodes come first."""
         holding = self._held.setdefault(chunk, _Holding([], []))
         rows = self.layout.rows
         whole, rest = divmod(count, rows)

@@ -67,12 +67,14 @@ class _Node:
             name, self.centers, self.covariances, self.rgbs, self.opacities
         )
 
-    def write(self, extent: Extent, packed: PackedSplats) -> None:
+    def write(self, extent: Extent, packed: PackedSplats, first: int) -> None:
+        """Write an extent's rows, which begin at the row `first` of `packed`."""
         rows = slice(extent.row, extent.row + extent.count)
-        self.centers[rows] = packed.centers
-        self.covariances[rows] = packed.covariances
-        self.rgbs[rows] = packed.rgbs
-        self.opacities[rows] = packed.opacities
+        some = slice(first, first + extent.count)
+        self.centers[rows] = packed.centers[some]
+        self.covariances[rows] = packed.covariances[some]
+        self.rgbs[rows] = packed.rgbs[some]
+        self.opacities[rows] = packed.opacities[some]
         self._dirty = True
 
     def blank(self, extent: Extent) -> None:
@@ -198,15 +200,20 @@ class SplatNodes:
         # The page knows no view dependence: it shows a chunk in its key frame's colours.
         splats = chunk.splats.select(slice(0, placed.count)).seen_from(np.zeros(3))
         splats = splats.select(place_order(splats))
-        for extent in placed.extents:
-            node = self._nodes[extent.node]
-            some = splats.select(slice(extent.first, extent.first + extent.count))
-            if not extent.owned:
-                node.place(_IDENTITY, self._map_unit)
-                node.write(extent, pack_splats(some.transform(pose.matrix()), self._map_unit))
-            elif owned:
-                node.place(pose, placed.unit)
-                node.write(extent, pack_splats(some, placed.unit))
+        mine = [extent for extent in placed.extents if extent.owned]
+        shared = placed.extents[len(mine) :]
+        begin = sum(extent.count for extent in mine)
+        # Packed at once: a small chunk's blocks are many, and hold some 30 splats each.
+        if mine and owned:
+            packed = pack_splats(splats.select(slice(0, begin)), placed.unit)
+            for extent in mine:
+                self._nodes[extent.node].place(pose, placed.unit)
+                self._nodes[extent.node].write(extent, packed, extent.first)
+        if shared:
+            packed = pack_splats(splats.select(slice(begin, None)), self._map_unit, pose)
+            for extent in shared:
+                self._nodes[extent.node].place(_IDENTITY, self._map_unit)
+                self._nodes[extent.node].write(extent, packed, extent.first - begin)
 
     @property
     def _map_unit(self) -> float:

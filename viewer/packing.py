@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gs_decoder import Splats
+from gs_decoder import Similarity, Splats
 
 SH_DC = 0.28209479177387814
 
@@ -22,6 +22,8 @@ _SIGMA_LOW, _SIGMA_HIGH = 0.01, 250.0
 _THINNEST = 0.04
 # The renderer divides zero by zero where the projected axes coincide with the picture's.
 _LEAST_CORRELATION = 0.01
+# Of every number of ten bits, the bits apart: bit i at place 2i.
+_SPREAD = np.sum([(np.arange(1024) >> bit & 1) << (2 * bit) for bit in range(10)], axis=0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,10 +36,14 @@ class PackedSplats:
     opacities: np.ndarray  # (N, 1) uint8
 
 
-def pack_splats(splats: Splats, unit: float) -> PackedSplats:
-    """The rows of N splats, in the frame of the splats.
+def pack_splats(splats: Splats, unit: float, pose: Similarity | None = None) -> PackedSplats:
+    """The rows of N splats.
 
     Colours are those of SH degree 0: the renderer knows no view dependence.
+
+    Args:
+        unit: metres.
+        pose: from the frame of the splats to that of the rows; None: they are in one frame.
     """
     arrays = splats.to_numpy()
     finite = np.ones(splats.count, dtype=bool)
@@ -47,14 +53,21 @@ def pack_splats(splats: Splats, unit: float) -> PackedSplats:
         # One centre that is not a number breaks the browser's sort of the whole map.
         arrays = {name: _zero_rows(array, ~finite) for name, array in arrays.items()}
     inverse = np.float32(1.0 / unit)
-    scales = np.clip(arrays["scales"] * inverse, _SIGMA_LOW, _SIGMA_HIGH)
+    centers, scales = arrays["means"], arrays["scales"]
+    rotations = rotations_from_quats(arrays["quats_wxyz"])
+    if pose is not None:
+        centers = centers @ (pose.scale * pose.rotation).T.astype(np.float32)
+        centers += pose.translation.astype(np.float32)
+        scales = scales * np.float32(pose.scale)
+        rotations = pose.rotation.astype(np.float32) @ rotations
+    scales = np.clip(scales * inverse, _SIGMA_LOW, _SIGMA_HIGH)
     scales = np.maximum(scales, _THINNEST * scales.max(axis=1, keepdims=True))
-    axes = rotations_from_quats(arrays["quats_wxyz"]) * scales[:, None, :]
+    axes = rotations * scales[:, None, :]
     covariances = axes @ axes.transpose(0, 2, 1)
     _add_least_correlation(covariances)
     dc = arrays["sh"][:, 0, :]
     return PackedSplats(
-        centers=arrays["means"] * inverse,
+        centers=centers * inverse,
         covariances=covariances,
         rgbs=_to_uint8(0.5 + SH_DC * dc),
         opacities=_to_uint8(arrays["opacities"][:, None]),
@@ -80,11 +93,7 @@ def place_order(splats: Splats) -> np.ndarray:
     means = splats.to_numpy()["means"]
     slopes = np.nan_to_num(means[:, :2] / np.maximum(means[:, 2:], 1e-6))
     cells = np.clip((slopes + 1.5) * (1024 / 3.0), 0, 1023).astype(np.int64)
-    code = np.zeros(len(means), np.int64)
-    for bit in range(10):
-        for axis in range(2):
-            code |= ((cells[:, axis] >> bit) & 1) << (2 * bit + axis)
-    return np.argsort(code, kind="stable")
+    return np.argsort(_SPREAD[cells[:, 0]] | _SPREAD[cells[:, 1]] << 1, kind="stable")
 
 
 def rotations_from_quats(quats_wxyz: np.ndarray) -> np.ndarray:

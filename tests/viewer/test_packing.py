@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from gs_decoder import Splats, sh_from_rgb
+from gs_decoder import Similarity, Splats, sh_from_rgb
 from viewer.packing import pack_splats, place_order, rotations_from_quats, typical_size
 
 
@@ -129,3 +129,18 @@ def test_splats_behind_the_camera_or_not_finite_have_a_place_too() -> None:
     base.means[3] = torch.nan
     base.means[4, 2] = -1.0
     assert sorted(place_order(base)) == list(range(50))
+
+
+def test_rows_in_another_frame_are_those_of_splats_that_were_brought_there() -> None:
+    random = np.random.default_rng(5)
+    rotation = rotations_from_quats(random.normal(size=(1, 4)))[0]
+    pose = Similarity(scale=1.7, rotation=rotation, translation=np.array([3.0, -2.0, 0.5]))
+    splats = splats_of(np.exp(random.normal(-4.0, 0.6, size=(200, 3))))
+    rows, brought = (
+        pack_splats(splats, 0.02, pose),
+        pack_splats(splats.transform(pose.matrix()), 0.02),
+    )
+    np.testing.assert_allclose(rows.centers, brought.centers, atol=1e-3)
+    np.testing.assert_allclose(rows.covariances, brought.covariances, rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(rows.rgbs, brought.rgbs)
+    np.testing.assert_array_equal(rows.opacities, brought.opacities)
