@@ -122,10 +122,11 @@ def _thumbnail(requests: Requests, session: str, seq: int) -> np.ndarray | None:
 
 
 def _caption(state: FeedState, seq: int) -> str:
-    found = next((k for k in state.keyframes if k.seq == seq), None)
+    keyframes = state.keyframes()
+    found = next((k for k in keyframes if k.seq == seq), None)
     if found is None:
         return f"Frame {seq}"
-    seconds = (found.stamp_ns - state.keyframes[0].stamp_ns) / 1e9
+    seconds = (found.stamp_ns - keyframes[0].stamp_ns) / 1e9
     text = f"Frame {seq} · camera {found.camera} · {seconds:+.2f} s"
     chunk = None if found.chunk is None else state.chunks.get(found.chunk)
     return text if chunk is None else f"{text} · {chunk.count:,} splats"

@@ -10,7 +10,6 @@ import dataclasses
 import logging
 import threading
 import time
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +19,7 @@ from gs_decoder import Chunk
 from streamer.access import ClientKeys
 from streamer.addresses import connect
 from streamer.protocol.update_headers import DAEMON_HEARTBEAT_TOPIC
-from streamer.requests import KeyFrame, Requests
+from streamer.requests import Requests
 from streamer.subscriber import Subscriber
 from viewer.state import FeedState, Figures, Link
 
@@ -69,7 +68,6 @@ class Feed:
         self._lock = threading.Lock()
         self._state = FeedState(session=session)
         self._chosen = session is not None
-        self._asked: tuple[KeyFrame, ...] = ()
         self._heard_at: float | None = None
         self._started_at = time.monotonic()
         self._stop = threading.Event()
@@ -167,14 +165,12 @@ class Feed:
         return stood
 
     def _take_map(self, chunks: dict[int, Chunk], begun: bool) -> None:
-        if begun:
-            self._asked = ()
         self._state = dataclasses.replace(
             self._state,
             generation=self._state.generation + begun,
             chunks=chunks,
             map_version=self._state.map_version + 1,
-            keyframes=_merged(self._asked, chunks.values()),
+            asked=() if begun else self._state.asked,
             figures=None if begun else self._state.figures,
         )
 
@@ -208,9 +204,7 @@ class Feed:
             if self._state.session == state.session and (
                 self._state.generation == state.generation
             ):
-                self._asked = asked
-                keyframes = _merged(asked, self._state.chunks.values())
-                self._state = dataclasses.replace(self._state, keyframes=keyframes)
+                self._state = dataclasses.replace(self._state, asked=asked)
         return now
 
     def _listen(self) -> None:
@@ -238,7 +232,6 @@ class Feed:
             sessions=self._state.sessions,
             generation=self._state.generation + begun,
         )
-        self._asked = ()
 
     def _session(self) -> str | None:
         with self._lock:
@@ -255,17 +248,3 @@ def read_figures(status: Any) -> Figures | None:
     if latency is not None:
         values.update(latency_p50_ms=latency.p50, latency_p95_ms=latency.p95)
     return Figures(**values)
-
-
-def _merged(asked: Iterable[KeyFrame], chunks: Iterable[Chunk]) -> tuple[KeyFrame, ...]:
-    """All key frames by seq; where a chunk tells the pose it is the newest word."""
-    keyframes: Mapping[int, KeyFrame] = {
-        **{keyframe.seq: keyframe for keyframe in asked},
-        **{
-            chunk.frame_seq: KeyFrame(
-                chunk.frame_seq, chunk.stamp_ns, chunk.camera, chunk.id, chunk.T_world_chunk, None
-            )
-            for chunk in chunks
-        },
-    }
-    return tuple(keyframes[seq] for seq in sorted(keyframes))

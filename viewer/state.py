@@ -47,6 +47,19 @@ class FeedState:
     map_version: int = 0
     """Grows with every change of `chunks`."""
     chunks: Mapping[int, Chunk] = field(default_factory=dict)
-    keyframes: tuple[KeyFrame, ...] = ()
-    """By seq: the newest, and older ones that have a chunk in the map."""
+    asked: tuple[KeyFrame, ...] = ()
+    """The newest key frames, as the daemon told them last."""
     figures: Figures | None = None
+
+    def keyframes(self) -> tuple[KeyFrame, ...]:
+        """By seq: the newest, and older ones that have a chunk in the map.
+
+        Put together at every call: states come faster than anybody asks. Where a chunk tells the
+        pose it is the newest word.
+        """
+        known = {keyframe.seq: keyframe for keyframe in self.asked}
+        for chunk in self.chunks.values():
+            known[chunk.frame_seq] = KeyFrame(
+                chunk.frame_seq, chunk.stamp_ns, chunk.camera, chunk.id, chunk.T_world_chunk, None
+            )
+        return tuple(known[seq] for seq in sorted(known))

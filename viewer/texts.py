@@ -61,7 +61,7 @@ def figures_html(state: FeedState, shown: Shown, origin_text: str | None) -> str
     rows = [
         ("Frames", frames),
         ("", lost),
-        ("Key frames", f"{max(figures.keyframes, len(state.keyframes)):,}"),
+        ("Key frames", f"{max(figures.keyframes, len(state.chunks)):,}"),
         ("Splats", splats),
         ("Latency", _latency(figures)),
         ("Batch", "&ndash;" if figures.batch_ms is None else f"{figures.batch_ms:,.0f} ms"),

@@ -84,7 +84,7 @@ def test_old_key_frames_leave_the_page_unless_the_map_has_them(
         voice.say_keyframe(seq, np.eye(4), None, b"")
     add(source, 4)
     voice.publish(source.drain_updates())
-    until(feed, lambda s: [k.seq for k in s.keyframes] == [1, 3, 4], voice)
+    until(feed, lambda s: [k.seq for k in s.keyframes()] == [1, 3, 4], voice)
 
 
 def test_a_feed_takes_the_session_there_is(
@@ -101,18 +101,18 @@ def test_a_feed_takes_the_session_there_is(
     pose = np.eye(4)
     pose[1, 3] = 7.0
     voice.say_keyframe(5, pose, None, b"")
-    state = until(feed, lambda s: len(s.keyframes) == 2 and len(s.chunks) == 1, voice)
+    state = until(feed, lambda s: len(s.keyframes()) == 2 and len(s.chunks) == 1, voice)
     assert state.link == "live" and state.sessions == ("office",)
-    assert [k.seq for k in state.keyframes] == [3, 5]
-    np.testing.assert_array_equal(state.keyframes[0].c2w, source.chunks[chunk].T_world_chunk)
-    np.testing.assert_array_equal(state.keyframes[1].c2w, pose)
+    assert [k.seq for k in state.keyframes()] == [3, 5]
+    np.testing.assert_array_equal(state.keyframes()[0].c2w, source.chunks[chunk].T_world_chunk)
+    np.testing.assert_array_equal(state.keyframes()[1].c2w, pose)
     assert state.figures is not None
     assert (state.figures.frames_in, state.figures.psnr) == (4, 21.5)
     assert (state.figures.latency_p50_ms, state.figures.latency_p95_ms) == (412.0, 803.0)
     # A corrected pose moves the key frame with its chunk.
     source.move({chunk: pose})
     voice.publish(source.drain_updates())
-    until(feed, lambda s: np.array_equal(s.keyframes[0].c2w, pose), voice)
+    until(feed, lambda s: np.array_equal(s.keyframes()[0].c2w, pose), voice)
 
 
 def test_another_epoch_is_another_generation(feed: Feed, voice: SessionVoice) -> None:
@@ -124,11 +124,11 @@ def test_another_epoch_is_another_generation(feed: Feed, voice: SessionVoice) ->
     before = until(feed, lambda s: len(s.chunks) == 3, voice)
     voice.begin(second.snapshot)
     state = until(feed, lambda s: s.generation > before.generation, voice)
-    assert not state.chunks and not state.keyframes
+    assert not state.chunks and not state.keyframes()
     add(second, 9)
     voice.publish(second.drain_updates())
     state = until(feed, lambda s: len(s.chunks) == 1, voice)
-    assert [k.seq for k in state.keyframes] == [9]
+    assert [k.seq for k in state.keyframes()] == [9]
 
 
 def test_a_daemon_that_comes_back_with_the_same_map_keeps_the_page(
@@ -168,7 +168,7 @@ def test_a_daemon_that_comes_back_from_the_beginning_clears_the_page(
     voice.publish(fresh.drain_updates())
     publisher.start()
     after = until(feed, lambda s: s.generation > before.generation, voice)
-    assert [k.seq for k in after.keyframes] == [100]
+    assert [k.seq for k in after.keyframes()] == [100]
 
 
 def test_sessions_can_be_switched(
@@ -185,7 +185,7 @@ def test_sessions_can_be_switched(
         feed.choose(name)
         state = until(feed, lambda s: len(s.chunks) == 1, voice, kitchen)
         assert state.session == name
-        assert [k.seq for k in state.keyframes] == [seq]
+        assert [k.seq for k in state.keyframes()] == [seq]
     kitchen.close()
 
 

@@ -7,11 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from playwright.sync_api import Page
 from viewer_browser import (
-    HEIGHT,
-    WIDTH,
     correlation,
     coverage,
     drawn,
@@ -24,10 +21,9 @@ from viewer_browser import (
     until,
     watch,
 )
-from viewer_capture import View, add_view, new_map, views
+from viewer_capture import View, add_view, new_map, rendered, views
 from viewer_stack import MAX_SPLATS, Stack, running
 
-from gs_decoder import SplatMap, rasterize
 from streamer.requests import Requests
 from viewer.page import address, open_page
 
@@ -108,20 +104,6 @@ def stage(stack: Stack, page: Page) -> Stage:
     return Stage(stack, page)
 
 
-def rendered(of: SplatMap, c2w: np.ndarray) -> np.ndarray:
-    """(HEIGHT, WIDTH, 4) uint8: our own picture of the map through the page's camera."""
-    splats = of.splats_world()
-    picture = rasterize(
-        splats.means, splats.quats_wxyz, splats.scales, splats.opacities, splats.sh,
-        torch.from_numpy(np.linalg.inv(c2w)).float(), torch.from_numpy(intrinsics(FOV)).float(),
-        WIDTH, HEIGHT, sh_degree=splats.sh_degree,
-    )  # fmt: skip
-    alpha = picture.alpha.reshape(HEIGHT, WIDTH, 1)
-    rgb = (picture.rgb / alpha.clamp_min(1e-6)).clamp(0, 1)
-    rgba = np.concatenate([rgb.numpy(), alpha.numpy()], axis=2)
-    return np.rint(rgba * 255).astype(np.uint8)
-
-
 def test_the_page_is_up_before_the_first_frame_and_begins_at_it(
     stack: Stack, office: list[View]
 ) -> None:
@@ -140,10 +122,10 @@ def test_the_page_is_up_before_the_first_frame_and_begins_at_it(
 
 
 def test_the_page_shows_the_map_as_it_grows(stage: Stage, office: list[View]) -> None:
-    covered = []
+    covered, K = [], intrinsics(FOV)
     for view in office[:4]:
         stage.add(view)
-        own = rendered(stage.map, office[0].c2w)
+        own = rendered(stage.map, office[0].c2w, K)
 
         def alike(own: np.ndarray = own) -> bool:
             return correlation(luminance(read_canvas(stage.page)), luminance(own)) > 0.8
@@ -154,7 +136,7 @@ def test_the_page_shows_the_map_as_it_grows(stage: Stage, office: list[View]) ->
         shown = read_canvas(stage.page)
         covered.append(coverage(shown))
     # The measure is not blind: another camera's picture, and no picture, are told apart.
-    elsewhere = rendered(stage.map, office[3].c2w)
+    elsewhere = rendered(stage.map, office[3].c2w, K)
     assert correlation(luminance(shown), luminance(elsewhere)) < 0.5
     apart = np.abs(luminance(shown) - luminance(own)).mean()
     apart_from_nothing = np.abs(luminance(np.zeros_like(shown)) - luminance(own)).mean()

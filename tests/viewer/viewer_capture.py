@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import torch
 
-from gs_decoder import ChunkMeta, MapConfig, SplatMap, splats_from_depth
+from gs_decoder import ChunkMeta, MapConfig, SplatMap, rasterize, splats_from_depth
 from streamer.sources import open_capture
 
 WIDTH, HEIGHT = 48, 32
@@ -74,3 +74,19 @@ def add_view(into: SplatMap, view: View) -> int:
         T_world_chunk=view.c2w,
     )
     return into.add(meta, splats)
+
+
+def rendered(of: SplatMap, c2w: np.ndarray, K: np.ndarray) -> np.ndarray:
+    """(H, W, 4) uint8: our own picture of the map through a camera (3, 3) that looks at the middle
+    of its picture."""
+    width, height = round(2 * K[0, 2]), round(2 * K[1, 2])
+    splats = of.splats_world()
+    picture = rasterize(
+        splats.means, splats.quats_wxyz, splats.scales, splats.opacities, splats.sh,
+        torch.from_numpy(np.linalg.inv(c2w)).float(), torch.from_numpy(K).float(),
+        width, height, sh_degree=splats.sh_degree,
+    )  # fmt: skip
+    alpha = picture.alpha.reshape(height, width, 1)
+    rgb = (picture.rgb / alpha.clamp_min(1e-6)).clamp(0, 1)
+    rgba = np.concatenate([rgb.numpy(), alpha.numpy()], axis=2)
+    return np.rint(rgba * 255).astype(np.uint8)
