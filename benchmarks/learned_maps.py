@@ -1,13 +1,15 @@
 """What the network and its carried memory bring to a map, as held-out views see it.
 
     python benchmarks/learned_maps.py CAPTURE... [--frames 0:150] [--steps 0 300] [--seed 0]
+                                      [--starts sweep-only learned learned-reset]
                                       [--long-side 240] [--out DIR] [--json FILE]
 
 Each capture is mapped by `splatstream eval` from the prior alone, with the packaged network, and
 with the network whose memory is emptied before every batch: all frames first, a batch of four after
 the other, without refinement between them, then exactly so many steps (0: the feed-forward map).
-The load of the machine changes nothing. Differences between two ways are paired over captures, with
-standard errors. `newer half`: held-out views of the second half of the capture alone. Generated
+`--starts sweep-only sensor-depth` tells what depth without any error would bring, so what a network
+that corrects depth can bring at most; captures without depth are left out. The load of the machine
+changes nothing. Differences between two ways are paired over captures, with standard errors. `newer half`: held-out views of the second half of the capture alone. Generated
 captures are made by `splatstream scenes --captures`. The result is written after every capture.
 """
 
@@ -31,7 +33,11 @@ from streamer.evaluation.results import CaptureResult, MapResult
 from streamer.hardware import hardware
 
 STARTS: tuple[Slug, ...] = ("sweep-only", "learned", "learned-reset")
-PAIRS = (("learned", "sweep-only"), ("learned", "learned-reset"))
+PAIRS: tuple[tuple[Slug, Slug], ...] = (
+    ("learned", "sweep-only"),
+    ("learned", "learned-reset"),
+    ("sensor-depth", "sweep-only"),
+)
 FIGURES = ("psnr", "psnr_gain", "ssim", "ssim_gain", "depth_error", "depth_filled")
 NEWER = "psnr, newer half"
 
@@ -41,6 +47,7 @@ class Options:
     captures: tyro.conf.Positional[tuple[Path, ...]]
     frames: str | None = None
     steps: tuple[int, ...] = (0, 300)
+    starts: tuple[Slug, ...] = STARTS
     seed: int = 0
     long_side: int = 240
     out: Path = Path("learned_maps")
@@ -73,6 +80,8 @@ def compared(maps: Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]]
     result: dict[str, Any] = {}
     for steps in next(iter(maps.values())):
         for a, b in PAIRS:
+            if not all({a, b} <= ways[steps].keys() for ways in maps.values()):
+                continue
             rows = result.setdefault(steps, {}).setdefault(f"{a} - {b}", {})
             for name in (*FIGURES, NEWER):
                 one, other = (
@@ -102,16 +111,21 @@ def main(options: Options) -> None:
                 steps=steps,
                 seed=options.seed,
                 long_side=options.long_side,
-                methods=STARTS,
+                methods=options.starts,
             )
             out = options.out / f"{steps}_steps"
             out.mkdir(parents=True, exist_ok=True)
             (capture,) = evaluate([path], settings, out, tell=print).captures
             by_steps[f"{steps} steps"] = measured(capture)
+        if any(found.keys() < set(options.starts) for found in by_steps.values()):
+            print(f"{path.name}: left out, it has no depth to start from")
+            continue
         maps[path.name] = by_steps
         result = {**about, "captures": len(maps), "paired": compared(maps), "maps": maps}
         if options.json is not None:
             options.json.write_text(json.dumps(without_nan(rounded(result)), indent=1) + "\n")
+    if not maps:
+        raise SystemExit("no capture has what these starts need")
     print(json.dumps(without_nan(rounded(result["paired"])), indent=1))
 
 
