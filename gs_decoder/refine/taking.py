@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from gs_decoder.refine.adam import COLOR, COLUMNS, LOG_SCALE, LOGIT, MEAN, QUAT
+from gs_decoder.refine.harmonics import harmonic_columns
 from gs_decoder.refine.parameters import SplatParameters
 from gs_decoder.rotations import quaternion_from_matrix
 from gs_decoder.sh import C0, sh_rotation
@@ -74,25 +75,37 @@ def take(
     factors = np.cbrt(np.linalg.det(motions[:, :3, :3]))
     rotations = motions[:, :3, :3] / factors[:, None, None]
     quaternions = quaternion_from_matrix(torch.from_numpy(rotations)).numpy()
-    bands = [turns.numpy() for turns in sh_rotation(rotations, parameters.sh_degree)]
-    harmonics = (parameters.sh_degree + 1) ** 2
-    turns = np.zeros((len(present), harmonics, harmonics))
-    for band, blocks in enumerate(bands, start=1):
-        own = slice(band * band, (band + 1) ** 2)
-        turns[:, own, own] = blocks
+    harmonics = harmonic_columns(parameters.sh_degree)
+    turns = _coefficient_turns(rotations, parameters.sh_degree)
     taken = []
     for place, (identity, group) in enumerate(zip(present, groups)):
         group = group[np.argsort(-_importance(parameters.average, group), kind="stable")]
         count = len(group)
-        shapes = ((count, 3), (count, 4), (count, 3), (count,), (count, harmonics, 3))
+        shapes = ((count, 3), (count, 4), (count, 3), (count,), (count, 3 + harmonics))
         means, quats, scales, opacities, sh = (np.empty(shape, np.float32) for shape in shapes)
         _place(
             parameters.average, group, motions[place], factors[place], quaternions[place],
-            parameters.sh_degree, turns[place], means, quats, scales, opacities, sh,
+            means, quats, scales, opacities, sh,
         )  # fmt: skip
+        if harmonics:
+            np.matmul(parameters.average[group, COLUMNS:], turns[place], out=sh[:, 3:])
+        sh = sh.reshape(count, -1, 3)
         fields = map(torch.from_numpy, (means, quats, scales, opacities, sh))
         taken.append((identity, Splats(*fields)))
     return taken
+
+
+def _coefficient_turns(rotations: Float64, degree: int) -> Float32:
+    """(C, H, H) of (C, 3, 3) rotations: what a row's columns from `COLUMNS` on are multiplied by,
+    so that its coefficients turn with it."""
+    columns = harmonic_columns(degree)
+    turns = np.zeros((len(rotations), columns, columns), np.float32)
+    for band, blocks in enumerate(sh_rotation(rotations, degree), start=1):
+        first, last = harmonic_columns(band - 1), harmonic_columns(band)
+        for rgb in range(3):
+            own = slice(first + rgb, last, 3)
+            turns[:, own, own] = blocks.numpy().swapaxes(1, 2)
+    return turns
 
 
 @numba.njit(nogil=True, cache=True)
@@ -113,15 +126,13 @@ def _place(
     motion: Float64,  # (4, 4) similarity
     factor: float,  # its scale
     turn: Float64,  # (4,) wxyz, its rotation
-    degree: int,
-    turns: Float64,  # (K, K) of coefficients: a block for every band from 1 on
     means: Float32,  # (M, 3), written as all that follow
     quats: Float32,  # (M, 4)
     scales: Float32,  # (M, 3)
     opacities: Float32,  # (M,)
-    sh: Float32,  # (M, K, 3)
+    sh: Float32,  # (M, 3 and more), written in its first three columns
 ) -> None:
-    """Parameters → splats, moved."""
+    """Parameters → splats, moved, but for what of their colour depends on the direction."""
     w, x, y, z = turn
     for m, n in enumerate(which):
         row = rows[n]
@@ -139,12 +150,4 @@ def _place(
         quats[m, 3] = norm * (w * d + x * c - y * b + z * a)
         opacities[m] = 1.0 / (1.0 + math.exp(-row[LOGIT]))
         for rgb in range(3):
-            sh[m, 0, rgb] = (row[COLOR + rgb] - 0.5) / C0
-        for band in range(1, degree + 1):
-            first, last = band * band, (band + 1) ** 2
-            for k in range(first, last):
-                for rgb in range(3):
-                    value = 0.0
-                    for i in range(first, last):
-                        value += turns[k, i] * row[COLUMNS + 3 * (i - 1) + rgb]
-                    sh[m, k, rgb] = value
+            sh[m, rgb] = (row[COLOR + rgb] - 0.5) / C0
