@@ -9,8 +9,9 @@ with the network whose memory is emptied before every batch: all frames first, a
 the other, without refinement between them, then exactly so many steps (0: the feed-forward map).
 `--starts sweep-only sensor-depth` tells what depth without any error would bring, so what a network
 that corrects depth can bring at most; captures without depth are left out. The load of the machine
-changes nothing. Differences between two ways are paired over captures, with standard errors. `newer half`: held-out views of the second half of the capture alone. Generated
-captures are made by `splatstream scenes --captures`. The result is written after every capture.
+changes nothing. Differences between two ways are paired over captures, with standard errors.
+`newer half`: held-out views of the second half of the capture alone. Generated captures are made by
+`splatstream scenes --captures`. The result is written after every capture.
 """
 
 from __future__ import annotations
