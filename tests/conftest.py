@@ -3,6 +3,8 @@ which no worker is left with a long file at the end."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,15 @@ settings.register_profile(
     "suite", deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("suite")
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """In a fresh clone the kernels are compiled once, before anybody waits for a daemon: every
+    worker and every daemon would compile them beside the others, and take minutes to be ready."""
+    is_worker = hasattr(session.config, "workerinput")
+    if not is_worker and not any((ROOT / "gs_decoder").rglob("*.nbc")):
+        warm_up = "from streamer.session.engine import Engine; Engine().warm_up(48, 64)"
+        subprocess.run([sys.executable, "-c", warm_up], cwd=ROOT, check=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
