@@ -174,6 +174,5 @@ def bounding_box(splats: Splats) -> np.ndarray:
     """(6,) float64 box of the means."""
     if splats.count == 0:
         return np.zeros(6)
-    # numpy's: torch takes ten times as long over a few hundred.
-    means = splats.means.numpy()
-    return np.concatenate([means.min(axis=0), means.max(axis=0)]).astype(np.float64)
+    low, high = torch.aminmax(splats.means, dim=0)
+    return torch.cat([low, high]).to(torch.float64).numpy()
