@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from pathlib import Path
@@ -132,10 +133,14 @@ class IngestService:
             if self._committer is not None:
                 for report in self._committer.collect():
                     self._backstage.reported(report)
-            self._read_batches()
+            # Read first, handled last: that a process died was said before its successor began, and
+            # is not to be taken for the successor's death.
+            spoken = self._hear_sessions()
             while (order := self._control.receive()) is not None:
                 if not self._roster.handle(order):
                     self._backstage.handle_control(order)
+            for frames in spoken:
+                self._backstage.handle_session(frames)
             self._backstage.feed()
             if time.monotonic() - ticked >= TICK_S:
                 ticked = time.monotonic()
@@ -176,13 +181,13 @@ class IngestService:
             rights = None if self._gate is None else self._gate.rights(frames[-1])
             self._door.handle([frame.buffer for frame in frames], rights)
 
-    def _read_batches(self) -> None:
-        for _ in range(READ_AT_ONCE):
-            try:
-                frames = self._batches.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
-                return
-            self._backstage.handle_session(frames)
+    def _hear_sessions(self) -> list[list[bytes]]:
+        """What the sessions' processes have said since."""
+        spoken: list[list[bytes]] = []
+        with contextlib.suppress(zmq.Again):
+            while len(spoken) < READ_AT_ONCE:
+                spoken.append(self._batches.recv_multipart(zmq.NOBLOCK))
+        return spoken
 
     def _reply(self, identity: bytes, header: Header) -> None:
         try:

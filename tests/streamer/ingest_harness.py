@@ -33,6 +33,9 @@ from streamer.protocol.internal import (
 from streamer.protocol.limits import MAX_INTERNAL_PARTS
 from streamer.protocol.links import EndSession
 
+TELL_EVERY_S = 0.5
+"""A session says what it wants again and again."""
+
 
 @dataclass
 class FakeSession:
@@ -104,9 +107,15 @@ class FakeSession:
         return [entry["seq"] for entry in self.frames]
 
     def batch(self, count: int, timeout_s: float = WAIT_S) -> Batch:
-        """Ask for `count` frames and take the batch that comes."""
-        self.want(count)
-        return self.receive(Batch.KIND, timeout_s=timeout_s).read(Batch)
+        """Ask for `count` frames, as often as a session does, and take the batch that comes."""
+        until = time.monotonic() + timeout_s
+        while True:
+            self.want(count)
+            try:
+                return self.receive(Batch.KIND, timeout_s=TELL_EVERY_S).read(Batch)
+            except TimeoutError:
+                if time.monotonic() >= until:
+                    raise
 
     def take_until(self, seq: int) -> list[int]:
         """Take batches until the frame `seq` came; all seqs so far."""

@@ -92,6 +92,7 @@ def test_a_session_that_starts_anew_goes_on_with_what_waits(tmp_path: Path) -> N
         ingest.say(SessionLost(session="kitchen"))
         client.send_frame(4)
         assert client.acked(4)["seq"] == 4
+        ingest.say(SessionStarted(session="kitchen"))
         successor = FakeSession(ingest.batches, epoch=2)
         assert successor.take_until(4) == [2, 3, 4]
         successor.close()
