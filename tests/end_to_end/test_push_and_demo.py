@@ -1,4 +1,4 @@
-"""`push` and `demo` as processes against a real daemon, with the demo capture."""
+"""`push` and `demo` against real daemons, with the demo capture."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -20,14 +20,21 @@ import numpy as np
 import pytest
 
 from gs_decoder import read_ply
+from streamer import Client
 from streamer.cli import dispatch
 from streamer.config import ServeConfig, SessionConfig, ViewerConfig
 from streamer.daemon_process import DaemonFailed, DaemonProcess
 from streamer.demo import CAPTURE, DemoError, free_address, page_address, wait_for_map
+from streamer.protocol.requests import StatusAnswer
 from streamer.requests import Requests
+from streamer.sources import open_capture
 from streamer.subscriber import Subscriber
 
+Push = Callable[..., subprocess.CompletedProcess[str]]
 COMMAND = [sys.executable, "-m", "streamer.cli"]
+OFFICE = open_capture(CAPTURE)
+SESSION = "office"
+"""As `push` names it after the demo capture: one session process for all tests here."""
 
 
 def config(session_dir: Path) -> ServeConfig:
@@ -36,7 +43,7 @@ def config(session_dir: Path) -> ServeConfig:
         updates="tcp://127.0.0.1:0",
         requests="tcp://127.0.0.1:0",
         session_dir=session_dir,
-        max_sessions=8,
+        max_sessions=1,
         session=SessionConfig(long_side=64, refine=False),
         viewer=ViewerConfig(enabled=False),
     )
@@ -48,13 +55,62 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonProcess]:
         yield running
 
 
-def push(daemon: DaemonProcess, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*COMMAND, "push", *arguments, "--to", daemon.addresses["ingest"]],
-        capture_output=True,
-        text=True,
-        timeout=150,
-    )
+@pytest.fixture(scope="module")
+def requests(daemon: DaemonProcess) -> Iterator[Requests]:
+    with Requests(daemon.addresses["requests"]) as asking:
+        yield asking
+
+
+@pytest.fixture
+def empty(daemon: DaemonProcess, requests: Requests) -> Callable[[], None]:
+    """`empty()`: the session holds nothing any more; so it is when the test begins."""
+
+    def begin_anew() -> None:
+        requests.reset(SESSION)
+        deadline = time.monotonic() + 120
+        # The answer may be here before the ingest has heard of it.
+        while next_seq(daemon) > 0:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+    if any(entry.session == SESSION for entry in requests.sessions()):
+        begin_anew()
+    return begin_anew
+
+
+def next_seq(daemon: DaemonProcess) -> int:
+    """How many frames the ingest knows of the session."""
+    with Client(
+        daemon.addresses["ingest"],
+        session=SESSION,
+        cameras=OFFICE.cameras,
+        convention=OFFICE.convention,
+        resume=True,
+    ) as client:
+        return client.acked + 1
+
+
+@pytest.fixture
+def push(daemon: DaemonProcess, capsys: pytest.CaptureFixture[str]) -> Push:
+    """`push("CAPTURE", "--rate", "0")`: the command's exit code and what it said."""
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        capsys.readouterr()
+        # What is said twice, the last one holds.
+        code = dispatch(["push", "--to", daemon.addresses["ingest"], *arguments])
+        said = capsys.readouterr()
+        return subprocess.CompletedProcess(arguments, code, said.out, said.err)
+
+    return run
+
+
+def wait_for_frames(requests: Requests, frames: int) -> StatusAnswer:
+    """The session's status when it has done so many."""
+    deadline = time.monotonic() + 120
+    while (status := requests.status(SESSION)).frames_done < frames:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    return status
 
 
 def small_capture(root: Path, frames: int) -> Path:
@@ -69,25 +125,26 @@ def small_capture(root: Path, frames: int) -> Path:
 
 
 @pytest.mark.timeout(400)
-def test_pushed_frames_arrive_and_held_out_ones_never(daemon: DaemonProcess) -> None:
-    answer = push(daemon, str(CAPTURE), "--frames", "0:16", "--hold-out", "8", "--rate", "0")
+def test_pushed_frames_arrive_and_held_out_ones_never(
+    daemon: DaemonProcess, requests: Requests, push: Push, empty: Callable[[], None]
+) -> None:
+    answer = subprocess.run(
+        [*COMMAND, "push", str(CAPTURE), "--frames", "0:16", "--hold-out", "8", "--rate", "0",
+         "--to", daemon.addresses["ingest"]],
+        capture_output=True, text=True, timeout=150,
+    )  # fmt: skip
     assert answer.returncode == 0, answer.stderr
     assert "14 frames to" in answer.stdout
     assert "2 held out" in answer.stdout
     assert re.search(r"14 frames sent in .* 0 dropped, 0 rejected", answer.stdout)
-    with Requests(daemon.addresses["requests"]) as requests:
-        deadline = time.monotonic() + 120
-        while requests.status("office").frames_done < 14:
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
-        status = requests.status("office")
-        assert (status.frames_in, status.frames_rejected, status.frames_dropped) == (14, 0, 0)
-        assert status.splats > 0
-        stamps = {frame.stamp_ns for frame in requests.keyframes("office")}
+    status = wait_for_frames(requests, 14)
+    assert (status.frames_in, status.frames_rejected, status.frames_dropped) == (14, 0, 0)
+    assert status.splats > 0
+    stamps = {frame.stamp_ns for frame in requests.keyframes(SESSION)}
     # Without times in the capture, frames are 0.1 s apart: 0 and 8 were kept back.
     assert stamps
     assert stamps <= {i * 10**8 for i in range(16) if i % 8}
-    again = push(daemon, str(CAPTURE), "--frames", "0:2")
+    again = push(str(CAPTURE), "--frames", "0:2")
     assert again.returncode == 2
     assert again.stderr.startswith("splatstream push: ")
     assert again.stderr.count("\n") == 1
@@ -95,63 +152,54 @@ def test_pushed_frames_arrive_and_held_out_ones_never(daemon: DaemonProcess) -> 
     assert "--resume" in again.stderr
 
 
-def test_push_goes_on_in_a_session_that_holds_frames(daemon: DaemonProcess) -> None:
-    words = [str(CAPTURE), "--session", "twice", "--rate", "0"]
-    assert push(daemon, *words, "--frames", "0:3").returncode == 0
-    refused = push(daemon, *words, "--frames", "3:5")
+def test_push_goes_on_in_a_session_that_holds_frames(
+    requests: Requests, push: Push, empty: Callable[[], None]
+) -> None:
+    words = [str(CAPTURE), "--rate", "0"]
+    assert push(*words, "--frames", "0:3").returncode == 0
+    refused = push(*words, "--frames", "3:5")
     assert refused.returncode == 2
     assert refused.stderr.count("\n") == 1
-    for remedy in ("--resume", "--session", "Requests(...).reset('twice')"):
+    for remedy in ("--resume", "--session", "Requests(...).reset('office')"):
         assert remedy in refused.stderr
-    answer = push(daemon, *words, "--frames", "3:5", "--resume")
+    answer = push(*words, "--frames", "3:5", "--resume")
     assert answer.returncode == 0, answer.stderr
     assert re.search(r"2 frames sent in .* 0 dropped, 0 rejected", answer.stdout)
-    with Requests(daemon.addresses["requests"]) as requests:
-        deadline = time.monotonic() + 120
-        while requests.status("twice").frames_done < 5:
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
-        # None of the second stream was taken for a repeat of the first.
-        assert requests.status("twice").frames_in == 5
-        # The remedy that the refusal names works too.
-        requests.reset("twice")
-    assert push(daemon, *words, "--frames", "0:1").returncode == 0
+    # None of the second stream was taken for a repeat of the first.
+    assert wait_for_frames(requests, 5).frames_in == 5
+    # The remedy that the refusal names works too.
+    empty()
+    assert push(*words, "--frames", "0:1").returncode == 0
 
 
 def test_rejected_frames_are_named_and_the_rest_goes_on(
-    daemon: DaemonProcess, tmp_path: Path
+    requests: Requests, push: Push, empty: Callable[[], None], tmp_path: Path
 ) -> None:
-    root = small_capture(tmp_path / "spoiled", 5)
+    root = small_capture(tmp_path / SESSION, 5)
     names = sorted(path.name for path in (root / "images").iterdir())
     (root / "images" / names[1]).write_bytes(b"no picture at all")
     cv2.imwrite(str(root / "images" / names[3]), np.zeros((50, 50, 3), np.uint8))
-    answer = push(daemon, str(root), "--rate", "0")
+    answer = push(str(root), "--rate", "0")
     assert answer.returncode == 1, answer.stderr
     rejected = [line for line in answer.stdout.splitlines() if line.startswith("rejected: ")]
     assert [line.split()[1] for line in rejected] == [f"{names[1]}:", f"{names[3]}:"]
     assert "50x50" in rejected[1]
     assert "2 rejected" in answer.stdout
-    with Requests(daemon.addresses["requests"]) as requests:
-        deadline = time.monotonic() + 120
-        while requests.status("spoiled").frames_done < 3:
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
-        assert requests.status("spoiled").frames_in == 3
+    assert wait_for_frames(requests, 3).frames_in == 3
 
 
-def test_live_policy_never_waits(daemon: DaemonProcess) -> None:
-    answer = push(
-        daemon, str(CAPTURE), "--session", "live", "--frames", "0:40", "--rate", "0",
-        "--policy", "live",
-    )  # fmt: skip
+def test_live_policy_never_waits(push: Push, empty: Callable[[], None]) -> None:
+    answer = push(str(CAPTURE), "--frames", "0:40", "--rate", "0", "--policy", "live")
     assert answer.returncode == 0, answer.stderr
     dropped = re.search(r"40 frames sent in .* (\d+) dropped, 0 rejected", answer.stdout)
     assert dropped
     assert int(dropped[1]) > 0
 
 
-def test_depth_is_sent_where_it_is_asked_for(daemon: DaemonProcess, tmp_path: Path) -> None:
-    root = small_capture(tmp_path / "with_depth", 2)
+def test_depth_is_sent_where_it_is_asked_for(
+    push: Push, empty: Callable[[], None], tmp_path: Path
+) -> None:
+    root = small_capture(tmp_path / SESSION, 2)
     document = json.loads((root / "transforms.json").read_text())
     for i, frame in enumerate(document["frames"]):
         frame["depth_file_path"] = f"{i}.png"
@@ -159,9 +207,10 @@ def test_depth_is_sent_where_it_is_asked_for(daemon: DaemonProcess, tmp_path: Pa
         size = (213, 320) if i == 0 else (100, 100)
         cv2.imwrite(str(root / f"{i}.png"), np.full(size, 1500, np.uint16))
     (root / "transforms.json").write_text(json.dumps(document))
-    without = push(daemon, str(root), "--rate", "0", "--session", "flat")
+    without = push(str(root), "--rate", "0")
     assert without.returncode == 0, without.stdout + without.stderr
-    answer = push(daemon, str(root), "--rate", "0", "--session", "deep", "--depth")
+    empty()
+    answer = push(str(root), "--rate", "0", "--depth")
     assert answer.returncode == 1
     assert "rejected: 00004.jpg" in answer.stdout
     assert "depth" in answer.stdout
@@ -180,11 +229,9 @@ def test_depth_is_sent_where_it_is_asked_for(daemon: DaemonProcess, tmp_path: Pa
     ],
 )
 def test_what_cannot_be_pushed_is_one_line(
-    daemon: DaemonProcess, arguments: tuple[str, ...], message: str
+    push: Push, empty: Callable[[], None], arguments: tuple[str, ...], message: str
 ) -> None:
-    command = [*COMMAND, "push", str(CAPTURE), "--to", daemon.addresses["ingest"]]
-    command += ["--session", "refused", *arguments]
-    answer = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    answer = push(str(CAPTURE), *arguments)
     assert answer.returncode == 2
     assert message in answer.stderr
     assert answer.stderr.count("\n") == 1
@@ -220,14 +267,6 @@ def test_demo_waits_for_no_map_that_cannot_come(daemon: DaemonProcess) -> None:
         follow(daemon, 5, patience_s=0.3)
 
 
-@pytest.mark.timeout(300)
-def test_demo_ends_with_its_daemon(tmp_path: Path) -> None:
-    with DaemonProcess(config(tmp_path)) as mine:
-        os.kill(mine.pid, signal.SIGKILL)
-        with pytest.raises(DemoError, match="exit code -9"):
-            follow(mine, 5)
-
-
 def test_demo_needs_its_page() -> None:
     assert page_address({"viewer": "http://127.0.0.1:8080"}) == "http://127.0.0.1:8080"
     with pytest.raises(DemoError, match="page did not start"):
@@ -246,15 +285,19 @@ def test_demo_into_a_file_is_refused_before_anything_starts(
     assert (tmp_path / "file").read_text() == "kept"
 
 
+@pytest.mark.timeout(300)
+def test_demo_ends_with_its_daemon(daemon: DaemonProcess) -> None:
+    """The last of this module's daemon."""
+    os.kill(daemon.pid, signal.SIGKILL)
+    with pytest.raises(DemoError, match="exit code -9"):
+        follow(daemon, 5)
+
+
 @pytest.mark.timeout(600)
 def test_demo_once_leaves_map_report_and_pictures(tmp_path: Path) -> None:
     out = tmp_path / "results"
-    answer = subprocess.run(
-        [*COMMAND, "demo", "--once", "--out", str(out), "--rate", "0", "--long-side", "64",
-         "--refine", "1"],
-        capture_output=True, text=True, timeout=580,
-    )  # fmt: skip
-    assert answer.returncode == 0, answer.stderr[-2000:]
+    words = ["demo", "--once", "--out", str(out), "--rate", "0", "--long-side", "64"]
+    assert dispatch([*words, "--refine", "1"]) == 0
     report = json.loads((out / "report.json").read_text())
     assert report["frames_in"] == report["frames_done"] == 105
     assert report["frames_dropped"] == 0
