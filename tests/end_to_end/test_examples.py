@@ -1,9 +1,12 @@
-"""The senders' examples as a user runs them, against a real daemon."""
+"""The senders' examples as a user runs them, against a real daemon, on the first frames of their
+capture."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,12 +18,29 @@ from conftest import Served
 from streamer.requests import Requests
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+FRAMES = 32
 
 
-def run_example(name: str, *arguments: str) -> str:
+@pytest.fixture(scope="module")
+def examples(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Copies of the examples beside a capture of fewer frames."""
+    folder = tmp_path_factory.mktemp("examples")
+    for script in EXAMPLES.glob("*.py"):
+        shutil.copy(script, folder)
+    record = json.loads((EXAMPLES / "office" / "transforms.json").read_text())
+    record["frames"] = record["frames"][:FRAMES]
+    for frame in record["frames"]:
+        copy = folder / "office" / frame["file_path"]
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(EXAMPLES / "office" / frame["file_path"], copy)
+    (folder / "office" / "transforms.json").write_text(json.dumps(record))
+    return folder
+
+
+def run_example(script: Path, *arguments: str) -> str:
     """What it prints; it must end well."""
     done = subprocess.run(
-        [sys.executable, str(EXAMPLES / name), *arguments],
+        [sys.executable, str(script), *arguments],
         capture_output=True,
         text=True,
         timeout=150,
@@ -31,25 +51,25 @@ def run_example(name: str, *arguments: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def sent(served: Served) -> str:
+def sent(served: Served, examples: Path) -> str:
     """The robot's loop, once for all tests here."""
-    return run_example(
-        "01_send_frames.py", "--to", served.ingest, "--session", "robot", "--rate", "1000"
-    )
+    arguments = ["--to", served.ingest, "--session", "robot", "--rate", "1000"]
+    return run_example(examples / "01_send_frames.py", *arguments)
 
 
 def test_a_robot_loop_sends_everything(
     served: Served, sent: str, wait_for: Callable[[Callable[[], object], str], None]
 ) -> None:
-    assert "120 frames settled, 0 rejected" in sent
+    assert f"{FRAMES} frames settled, 0 rejected" in sent
     with Requests(served.requests) as requests:
-        wait_for(lambda: requests.status("robot").frames_done == 120, "120 frames to be done")
+        wait_for(lambda: requests.status("robot").frames_done == FRAMES, "the frames to be done")
         assert requests.status("robot").splats > 1000
 
 
-def test_a_back_end_moves_the_map_without_sending_splats(served: Served, sent: str) -> None:
+@pytest.mark.usefixtures("sent")
+def test_a_back_end_moves_the_map_without_sending_splats(served: Served, examples: Path) -> None:
     printed = run_example(
-        "03_correct_poses.py",
+        examples / "03_correct_poses.py",
         *("--to", served.ingest, "--updates", served.updates, "--requests", served.requests),
         *("--session", "robot", "--drift", "0.25"),
     )
@@ -64,10 +84,11 @@ def test_a_back_end_moves_the_map_without_sending_splats(served: Served, sent: s
     assert float(shift[2]) == pytest.approx(0.25, abs=0.01)
 
 
-def test_pyzmq_and_msgpack_are_enough(served: Served) -> None:
-    source = (EXAMPLES / "02_send_frames_plain_zmq.py").read_text()
+def test_pyzmq_and_msgpack_are_enough(served: Served, examples: Path) -> None:
+    script = examples / "02_send_frames_plain_zmq.py"
+    source = script.read_text()
     assert len(source.splitlines()) <= 60
     imported = set(re.findall(r"^(?:import|from) (\w+)", source, re.MULTILINE))
     assert imported - set(sys.stdlib_module_names) == {"zmq", "msgpack"}
-    printed = run_example("02_send_frames_plain_zmq.py", served.ingest)
-    assert "120 frames settled" in printed
+    printed = run_example(script, served.ingest)
+    assert f"{FRAMES} frames settled" in printed

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +12,7 @@ from live_daemon import OFFICE, client, daemon, frames_done, requests, send, wai
 
 from gs_decoder import read_ply
 from streamer import PoseClient
+from streamer.cli import dispatch
 from streamer.config import ServeConfig, SessionConfig
 from streamer.journal import Overtook, read_journal
 from streamer.replay import Recording, replay
@@ -30,10 +29,9 @@ pytestmark = pytest.mark.timeout(600)
 SESSION = "office"
 
 
-def replayed(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "streamer.cli", "replay", *arguments]
-    options = ["--long-side", "96", "--steps", "3"]
-    return subprocess.run([*command, *options], capture_output=True, text=True, timeout=300)
+def replayed(*arguments: str) -> int:
+    """The command's exit code."""
+    return dispatch(["replay", *arguments, "--long-side", "96", "--steps", "3"])
 
 
 @pytest.fixture
@@ -51,7 +49,9 @@ def overtaken(folder: Path) -> bool:
 
 
 @pytest.mark.usefixtures("as_a_daemon_computes")
-def test_a_recorded_session_replays_to_the_same_map(tmp_path: Path) -> None:
+def test_a_recorded_session_replays_to_the_same_map(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = tmp_path / "sessions"
     with (
         daemon(folder, refine=True, refine_steps=3, max_sessions=1) as serving,
@@ -100,15 +100,12 @@ def test_a_recorded_session_replays_to_the_same_map(tmp_path: Path) -> None:
     out = tmp_path / "again.ply"
     (file,) = (folder / SESSION / "journal").iterdir()
     for source in ([SESSION, "--session-dir", str(folder)], [str(file)]):
-        answer = replayed(*source, "--out", str(out))
-        assert answer.returncode == 0, answer.stderr
-        assert f"{frames} frames, {corrections} corrections" in answer.stdout
+        assert replayed(*source, "--out", str(out)) == 0
+        assert f"{frames} frames, {corrections} corrections" in capsys.readouterr().out
         written = read_ply(out).splats
-        # Another process may divide the way to world axes differently: the last bit.
         means = engine.map.splats_world(origin=engine.map.origin()).means
         assert torch.allclose(written.means, means, rtol=0, atol=1e-5)
         out.unlink()
 
-    answer = replayed("offce", "--session-dir", str(folder), "--out", str(out))
-    assert answer.returncode == 2
-    assert "did you mean 'office'?" in answer.stderr
+    assert replayed("offce", "--session-dir", str(folder), "--out", str(out)) == 2
+    assert "did you mean 'office'?" in capsys.readouterr().err
