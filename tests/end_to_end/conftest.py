@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -39,21 +37,6 @@ class Served:
     def requests(self) -> str:
         """Where snapshots and the like are asked for."""
         return self.process.addresses["requests"]
-
-    def kill(self, module: str) -> None:
-        """SIGKILL to the child that runs `streamer.<module>`."""
-        for entry in Path("/proc").iterdir():
-            if not entry.name.isdigit():
-                continue
-            try:
-                parent = (entry / "stat").read_text().rpartition(")")[2].split()[1]
-                arguments = (entry / "cmdline").read_bytes().split(b"\0")
-            except OSError:
-                continue
-            if int(parent) == self.process.pid and f"streamer.{module}".encode() in arguments:
-                os.kill(int(entry.name), signal.SIGKILL)
-                return
-        raise AssertionError(f"no {module} runs")
 
     @property
     def log(self) -> str:

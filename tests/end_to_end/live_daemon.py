@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
+
+from daemon_children import alive, children
 
 from gs_decoder import MapMirror
 from streamer import Client, Requests, Subscriber
@@ -147,6 +152,23 @@ def shared_memory(pids: Sequence[int]) -> set[Path]:
         with suppress(OSError):
             found |= set(re.findall(r"/dev/shm/\S+", Path(f"/proc/{pid}/maps").read_text()))
     return {Path(name) for name in found}
+
+
+def run_folders(pid: int) -> list[Path]:
+    """What a daemon has among the temporary files."""
+    return list(Path(tempfile.gettempdir()).glob(f"splatstream-{pid}-*"))
+
+
+def end(daemon: DaemonProcess, number: signal.Signals) -> None:
+    """The signal to the daemon; then no process and no shared memory of it may be left."""
+    pids = [pid for some in children(daemon.pid).values() for pid in some]
+    assert len(pids) >= 3
+    assert len(run_folders(daemon.pid)) == 1
+    shared = shared_memory([daemon.pid, *pids])
+    os.kill(daemon.pid, number)
+    assert daemon.wait(10) is not None
+    wait_until(lambda: not any(alive(pid) for pid in pids), "the processes to end", 10)
+    assert not any(path.exists() for path in shared)
 
 
 def subscriber_of_run(viewer: int) -> Subscriber:

@@ -1,15 +1,16 @@
-"""Processes of a running daemon are killed while frames flow; the daemon itself is ended."""
+"""Processes of a running daemon are killed while frames flow, then the daemon itself; its successor
+knows all that was acknowledged."""
 
 from __future__ import annotations
 
 import os
 import signal
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from http.client import HTTPException
 from pathlib import Path
+from typing import Any
 from urllib.request import urlopen
 
 import pytest
@@ -18,11 +19,12 @@ from live_daemon import (
     OFFICE,
     client,
     daemon,
+    end,
     frames_done,
     in_step,
     requests,
+    run_folders,
     send,
-    shared_memory,
     subscriber,
     wait_until,
     whole_map,
@@ -30,8 +32,8 @@ from live_daemon import (
 
 from streamer import Client, Requests, Subscriber
 from streamer.daemon_process import DaemonProcess
+from streamer.journal import FrameEntry, read_journal
 from streamer.requests import DaemonSilent, RequestRefused
-from streamer.run_dir import make_run_dir, remove_run_dir
 
 pytestmark = [
     pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux's /proc"),
@@ -51,7 +53,7 @@ class Camera:
         self.error: Exception | None = None
 
     @contextmanager
-    def rolling(self, rate: float = 8.0) -> Iterator[None]:
+    def rolling(self, rate: float = 2.0) -> Iterator[None]:
         """Frames flow while the block runs, and are settled when it is left."""
         stopping = threading.Event()
 
@@ -79,15 +81,17 @@ class Camera:
 
 
 @pytest.fixture(scope="module")
-def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonProcess]:
-    # Refined after each batch, and not on and on while a test waits.
-    with daemon(
-        tmp_path_factory.mktemp("sessions"),
-        refine=True,
-        refine_steps=2,
-        viewer_port=0,
-        max_sessions=1,
-    ) as process:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("sessions")
+
+
+# Refined after each batch, and not on and on while a test waits.
+SETTINGS: dict[str, Any] = {"refine": True, "refine_steps": 2, "max_sessions": 1}
+
+
+@pytest.fixture(scope="module")
+def serving(folder: Path) -> Iterator[DaemonProcess]:
+    with daemon(folder, viewer_port=0, **SETTINGS) as process:
         yield process
 
 
@@ -150,11 +154,11 @@ def test_a_publisher_that_was_killed_comes_back_and_catches_up(
     serving: DaemonProcess, asking: Requests, camera: Camera, reader: Subscriber
 ) -> None:
     with camera.rolling():
-        wait_until(lambda: frames_done(asking, SESSION) >= 8, "the first frames")
+        wait_until(lambda: frames_done(asking, SESSION) >= 4, "the first frames")
         reader.poll(0.1)
         epoch = reader.epoch
         kill(serving, "publisher")
-        advance(asking, 8)
+        advance(asking, 4)
     assert_everybody_agrees(asking, reader, camera)
     assert reader.epoch == epoch
     assert camera.sender.connects == 1
@@ -171,7 +175,7 @@ def test_a_page_that_was_killed_comes_back_at_its_address(
     assert page() == 200
     with camera.rolling():
         kill(serving, "viewer")
-        advance(asking, 4)
+        advance(asking, 2)
         wait_until(lambda: page() == 200, "the page")
     assert_everybody_agrees(asking, reader, camera)
     assert camera.sender.connects == 1
@@ -180,19 +184,21 @@ def test_a_page_that_was_killed_comes_back_at_its_address(
 def test_an_ingest_that_was_killed_comes_back_and_loses_nothing_later(
     serving: DaemonProcess, asking: Requests, camera: Camera, reader: Subscriber
 ) -> None:
+    epoch = asking.status(SESSION).epoch
     with camera.rolling():
-        advance(asking, 4)
+        advance(asking, 2)
         kill(serving, "ingest")
         wait_until(lambda: camera.sender.connects == 2, "the client to come back")
     assert_everybody_agrees(asking, reader, camera)
     before = asking.status(SESSION)
-    for _ in range(8):
+    for _ in range(4):
         camera.take()
     assert camera.sender.wait(60)
     assert_everybody_agrees(asking, reader, camera)
     after = asking.status(SESSION)
-    assert after.frames_in == before.frames_in + 8 == camera.sent
-    assert after.frames_done == before.frames_done + 8
+    assert after.epoch == epoch
+    assert after.frames_in == before.frames_in + 4 == camera.sent
+    assert after.frames_done == before.frames_done + 4
     assert after.frames_dropped == before.frames_dropped
 
 
@@ -203,7 +209,7 @@ def test_a_session_that_was_killed_loses_nothing(
     epoch = reader.epoch
     last = max(chunk.revision for chunk in reader.mirror.chunks.values())
     with camera.rolling():
-        advance(asking, 4)
+        advance(asking, 2)
         kill(serving, "session")
 
         def begun() -> bool:
@@ -224,45 +230,59 @@ def test_a_session_that_was_killed_loses_nothing(
     asking.save(SESSION)
 
 
-def run_folders(pid: int) -> list[Path]:
-    return list(Path(tempfile.gettempdir()).glob(f"splatstream-{pid}-*"))
-
-
-def end(serving: DaemonProcess, number: signal.Signals) -> None:
-    """The signal to the daemon; then nothing of it must be left."""
-    pids = [pid for some in children(serving.pid).values() for pid in some]
-    assert len(pids) >= 3
-    assert len(run_folders(serving.pid)) == 1
-    shared = shared_memory([serving.pid, *pids])
-    os.kill(serving.pid, number)
-    assert serving.wait(10) is not None
-    wait_until(lambda: not any(alive(pid) for pid in pids), "the processes to end", 10)
-    assert not any(path.exists() for path in shared)
-
-
-def test_sigterm_ends_all(serving: DaemonProcess, camera: Camera) -> None:
-    # In the middle of work: frames wait and the session refines.
-    for _ in range(12):
+def test_after_a_reset_the_sender_does_nothing_and_its_frames_arrive(
+    asking: Requests, camera: Camera, reader: Subscriber
+) -> None:
+    epoch, sender = asking.status(SESSION).epoch, camera.sender
+    asking.reset(SESSION)
+    wait_until(lambda: sender.connects == 3 and sender.connected, "a new HELLO after the reset")
+    first = camera.sent
+    for _ in range(7):
         camera.take()
-    end(serving, signal.SIGTERM)
-    assert serving.wait() == 0
-    assert run_folders(serving.pid) == []
+    assert sender.wait(60)
+    assert_everybody_agrees(asking, reader, camera)
+    after = asking.status(SESSION)
+    assert after.epoch > epoch
+    assert after.frames_in == 7
+    assert (
+        asking.keyframes(SESSION)[0].stamp_ns == OFFICE.frames[first % len(OFFICE.frames)].stamp_ns
+    )
+    assert sender.rejected == []
 
 
-def test_ctrl_c_ends_all(tmp_path: Path) -> None:
-    with daemon(tmp_path) as serving:
-        end(serving, signal.SIGINT)
-        assert serving.wait() in (0, 130)
+def test_nothing_acknowledged_is_lost_with_the_daemon(
+    folder: Path, serving: DaemonProcess, asking: Requests, camera: Camera
+) -> None:
+    before = asking.status(SESSION)
+    assert camera.sender.acked == 6
+    # Nobody outlives a supervisor that was killed.
+    end(serving, signal.SIGKILL)
+    # It is ready with that one session, where no further one is allowed.
+    with daemon(folder, **SETTINGS) as second, requests(second) as asking:
+        # What the first one could not clean up is gone.
         assert run_folders(serving.pid) == []
-
-
-def test_nobody_outlives_a_supervisor_that_was_killed(tmp_path: Path) -> None:
-    with daemon(tmp_path, max_sessions=1) as serving, requests(serving) as asking:
-        with client(serving, SESSION) as sender:
-            send(sender, OFFICE.frames[:4])
-        wait_until(lambda: frames_done(asking, SESSION) == 4, "a map")
-        end(serving, signal.SIGKILL)
-        # It could not clean up; the next daemon does.
-        assert len(run_folders(serving.pid)) == 1
-        remove_run_dir(make_run_dir())
-        assert run_folders(serving.pid) == []
+        # Nobody sends: the session that ran comes back by itself, in its epoch.
+        wait_until(lambda: frames_done(asking, SESSION) == 7, "the journal")
+        after = asking.status(SESSION)
+        assert after.epoch == before.epoch
+        assert after.seq > before.seq
+        assert (after.frames_in, after.frames_waiting, after.durable) == (7, 0, True)
+        with client(second, SESSION, resume=True) as sender:
+            send(sender, OFFICE.frames[7:9])
+            assert sender.wait(60)
+            assert sender.acked == 8
+            with subscriber(second, SESSION) as reader:
+                wait_until(lambda: frames_done(asking, SESSION) == 9, "what came later")
+                wait_until(lambda: in_step(reader, asking, SESSION), "the same seq")
+                assert reader.mirror.equals(whole_map(asking, SESSION))
+            seqs = [
+                one.entry.header.seq
+                for one in read_journal(folder / SESSION)
+                if isinstance(one.entry, FrameEntry)
+            ]
+            assert seqs == list(range(9))
+            # In the middle of work: frames wait and the session refines.
+            send(sender, OFFICE.frames[9:21])
+            end(second, signal.SIGTERM)
+    assert second.wait() == 0
+    assert run_folders(second.pid) == []
