@@ -8,9 +8,12 @@ import ipaddress
 import re
 import socket
 
+import zmq
+
 from streamer.access.daemon import check_keys_folder
 from streamer.access.token import page_token
 from streamer.config import ConfigError, ServeConfig
+from streamer.control import bind
 
 _TCP = re.compile(r"^tcp://(?P<host>\[[^\]]+\]|[^:]+):(?P<port>\*|\d{1,5})$")
 _NO_KEYS = (
@@ -68,6 +71,17 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def check_addresses(config: ServeConfig) -> None:
+    """Raises AddressInUse where the daemon's TCP addresses cannot be bound together: said at once,
+    before any process starts."""
+    with zmq.Context() as context, contextlib.ExitStack() as stack:
+        for key in ("ingest", "updates", "requests"):
+            address = getattr(config, key)
+            if address.startswith("tcp://"):
+                probe = stack.enter_context(context.socket(zmq.ROUTER))
+                bind(probe, address, f"--{key}")
 
 
 def claim_viewer_port(config: ServeConfig) -> ServeConfig:

@@ -26,7 +26,7 @@ from streamer.control import CONTROL, bind, ipc_address
 from streamer.metrics.exporter import DaemonView, MetricsServer, ProcessView
 from streamer.metrics.instruments import forget_metrics
 from streamer.notify import ServiceManager
-from streamer.preflight import check_config, claim_viewer_port, reachable
+from streamer.preflight import check_addresses, check_config, claim_viewer_port, reachable
 from streamer.protocol import Message, ProtocolError, decode, encode
 from streamer.protocol.fields import Header
 from streamer.protocol.internal import NeedSession, Ready, SessionRefused, SessionStarted
@@ -79,12 +79,13 @@ class Supervisor:
     def run(self) -> int:
         """Serve until SIGINT, SIGTERM or SIGHUP; returns the exit status.
 
-        Raises ConfigError or StartFailed where something has to be changed first.
+        Raises ConfigError, AddressInUse or StartFailed where something has to be changed first.
         """
         for warning in check_config(self._config):
             self._reporter.log(warning, level="warning")
         if self._config.viewer.enabled:
             self._config = claim_viewer_port(self._config)
+        check_addresses(self._config)
         with self._signals(), self._folder() as run_dir:
             self._open(run_dir)
             try:

@@ -45,7 +45,7 @@ class Served:
 
 
 @contextmanager
-def serving(folder: Path, long_side: int = 64) -> Iterator[Served]:
+def serving(folder: Path, max_sessions: int = 4) -> Iterator[Served]:
     """`splatstream serve` without a page and without refinement; ready when entered."""
     log_file = folder / "daemon.log"
     config = ServeConfig(
@@ -53,7 +53,8 @@ def serving(folder: Path, long_side: int = 64) -> Iterator[Served]:
         updates="tcp://127.0.0.1:*",
         requests="tcp://127.0.0.1:*",
         session_dir=folder / "sessions",
-        session=SessionConfig(long_side=long_side, refine=False),
+        max_sessions=max_sessions,
+        session=SessionConfig(long_side=64, refine=False),
         viewer=ViewerConfig(enabled=False),
         log=LogConfig(file=log_file),
     )
@@ -62,9 +63,13 @@ def serving(folder: Path, long_side: int = 64) -> Iterator[Served]:
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """One daemon for the tests of a module."""
-    with serving(tmp_path_factory.mktemp("served")) as daemon:
+def served(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Served]:
+    """One daemon for the tests of a module, which says with `MAX_SESSIONS` how many it needs: no
+    process is kept ready for another one then."""
+    most = getattr(request.module, "MAX_SESSIONS", 4)
+    with serving(tmp_path_factory.mktemp("served"), most) as daemon:
         yield daemon
 
 

@@ -18,6 +18,7 @@ from raw_client import CAMERA, EYE, RawClient, frame, hello, jpeg
 from streamer.requests import Requests
 
 SESSION = "kitchen"
+MAX_SESSIONS = 1
 
 
 @dataclass
@@ -56,7 +57,8 @@ class Sender(RawClient):
         """A frame that must be accepted."""
         seq = self.tally.next_seq
         pose = np.eye(4)
-        pose[0, 3] = 0.02 * seq
+        # Hardly anything: key frames are work, and not what is tested.
+        pose[0, 3] = 1e-4 * seq
         answer = self._verdict(frame(seq, pose=pose.reshape(-1).tolist()), jpeg(seq))
         assert answer["seq"] == seq and "code" not in answer, answer
         self.tally.accepted += 1

@@ -19,6 +19,7 @@ from streamer.requests import Requests
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 FRAMES = 32
+MAX_SESSIONS = 2
 
 
 @pytest.fixture(scope="module")

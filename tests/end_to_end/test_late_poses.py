@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from live_daemon import (
     OFFICE,
-    PACKAGED,
     client,
     daemon,
     frames_done,
@@ -62,7 +61,7 @@ class Corrected:
 def setting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Corrected]:
     # Without refinement: whatever changes here, a correction has changed.
     with (
-        daemon(tmp_path_factory.mktemp("sessions"), weights=PACKAGED, max_sessions=1) as serving,
+        daemon(tmp_path_factory.mktemp("sessions"), max_sessions=1) as serving,
         requests(serving) as asking,
         subscriber(serving, SESSION) as reader,
         PoseClient(serving.addresses["ingest"], SESSION) as back_end,

@@ -71,6 +71,7 @@ def test_a_killed_session_goes_on_from_its_state(tmp_path: Path) -> None:
         send(sender, OFFICE.frames[12:15])
         for pid in children(first.pid)["session"]:
             os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: asking.status(SESSION).state == "lost", "the loss to be known")
         send(sender, OFFICE.frames[15:20])
         sender.flush()
 

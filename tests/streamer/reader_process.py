@@ -12,6 +12,7 @@ import hashlib
 import json
 import sys
 import threading
+from collections.abc import Iterator
 
 from gs_decoder import MapMirror
 from streamer import Subscriber
@@ -29,6 +30,17 @@ def digest(mirror: MapMirror) -> str:
     return sums.hexdigest()
 
 
+def news(reader: Subscriber, ended: threading.Event) -> Iterator[dict[str, object]]:
+    """Follow the session until `ended`: `seq`, `snapshots` and the `chunks` that changed, whenever
+    the reader has more."""
+    said = (-1, -1)
+    while not ended.is_set():
+        chunks = sorted({chunk for change in reader.poll(0.05) for chunk in change.chunks})
+        if reader.synced and (reader.seq, reader.snapshots) != said:
+            said = (reader.seq, reader.snapshots)
+            yield {"seq": reader.seq, "snapshots": reader.snapshots, "chunks": chunks}
+
+
 def main(updates: str, requests: str, session: str) -> None:
     """Follow the session."""
     ended = threading.Event()
@@ -39,13 +51,8 @@ def main(updates: str, requests: str, session: str) -> None:
 
     threading.Thread(target=wait_for_the_end, daemon=True).start()
     with Subscriber(updates, requests, session) as reader:
-        said = (-1, -1)
-        while not ended.is_set():
-            chunks = sorted({chunk for change in reader.poll(0.05) for chunk in change.chunks})
-            if reader.synced and (reader.seq, reader.snapshots) != said:
-                said = (reader.seq, reader.snapshots)
-                news = {"seq": reader.seq, "snapshots": reader.snapshots, "chunks": chunks}
-                print(json.dumps(news), flush=True)
+        for line in news(reader, ended):
+            print(json.dumps(line), flush=True)
         print(json.dumps({"digest": digest(reader.mirror)}), flush=True)
 
 

@@ -14,9 +14,10 @@ from pathlib import Path
 from map_strategies import random_similarity, random_splats
 from publisher_helpers import LIMIT_S, Feed, serving, wait_for
 from publisher_process import PublisherProcess
-from reader_process import digest
+from reader_process import digest, news
 
 from streamer.process_stats import process_stats
+from streamer.subscriber import Subscriber
 
 HWM = 16
 CHUNKS = 10
@@ -27,7 +28,39 @@ PUBLISHED = 100
 
 
 class Reader:
-    """A subscriber in a process of its own, and what it says."""
+    """A subscriber in a thread of this process, and what it says."""
+
+    def __init__(self, publisher: PublisherProcess, session: str) -> None:
+        self.news: list[dict[str, object]] = []
+        self._subscriber = Subscriber(publisher.updates, publisher.requests, session)
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._listen, daemon=True)
+        self._thread.start()
+
+    @property
+    def seq(self) -> object:
+        """Up to which it has everything."""
+        return self.news[-1]["seq"] if self.news else None
+
+    def _listen(self) -> None:
+        for line in news(self._subscriber, self._ended):
+            self.news.append(line)
+
+    def end(self) -> str:
+        """The digest of its map."""
+        self._ended.set()
+        self._thread.join(LIMIT_S)
+        return digest(self._subscriber.mirror)
+
+    def close(self) -> None:
+        """Wherever it is."""
+        self._ended.set()
+        self._thread.join(LIMIT_S)
+        self._subscriber.close()
+
+
+class ReaderProcess:
+    """The same in a process of its own, which can be stopped."""
 
     def __init__(self, publisher: PublisherProcess, session: str) -> None:
         script = Path(__file__).with_name("reader_process.py")
@@ -59,7 +92,7 @@ class Reader:
         self._thread.join(LIMIT_S)
         return str(self.news[-1]["digest"])
 
-    def kill(self) -> None:
+    def close(self) -> None:
         """Whatever it does."""
         self.process.kill()
         self.process.wait()
@@ -79,9 +112,8 @@ def publishing(folder: Path) -> Iterator[PublisherProcess]:
         publisher.kill()
 
 
-def wait_for_all(readers: Sequence[Reader], seq: int) -> None:
+def wait_for_all(readers: Sequence[Reader | ReaderProcess], seq: int) -> None:
     """Until every one of them has everything up to `seq`."""
-    # Five interpreters begin at once.
     wait_for(lambda: all(reader.seq == seq for reader in readers), f"everybody at {seq}", 120.0)
 
 
@@ -108,14 +140,16 @@ def test_one_of_five_stands_still(tmp_path: Path) -> None:
         feed = Feed(tmp_path)
         stack.callback(feed.close)
         stack.enter_context(serving(feed))
-        readers = [Reader(publisher, feed.name) for _ in range(5)]
-        for reader in readers:
-            stack.callback(reader.kill)
+        stopped = ReaderProcess(publisher, feed.name)
+        stack.callback(stopped.close)
+        others = [Reader(publisher, feed.name) for _ in range(4)]
+        for reader in others:
+            stack.callback(reader.close)
+        readers = [stopped, *others]
         for seed in range(CHUNKS):
             feed.perform(("add", 3 * seed, SPLATS))
         wait_for_all(readers, feed.seq)
         joined = [reader.news[-1]["snapshots"] for reader in readers]
-        stopped, *others = readers
         stopped.process.send_signal(signal.SIGSTOP)
         before, came = megabytes(publisher.pid), [len(reader.news) for reader in others]
         heaviest = 0.0
@@ -126,7 +160,7 @@ def test_one_of_five_stands_still(tmp_path: Path) -> None:
             heaviest = max(heaviest, megabytes(publisher.pid))
         # Nobody else missed anything.
         for reader, first, snapshots in zip(others, came, joined[1:]):
-            assert [news["seq"] for news in reader.news[first:]] == list(
+            assert [line["seq"] for line in reader.news[first:]] == list(
                 range(CHUNKS + 1, CHUNKS + PUBLISHED + 1)
             )
             assert reader.news[-1]["snapshots"] == snapshots
@@ -136,7 +170,7 @@ def test_one_of_five_stands_still(tmp_path: Path) -> None:
         asleep = len(stopped.news)
         stopped.process.send_signal(signal.SIGCONT)
         wait_for_all([stopped], feed.seq)
-        repaired = [news for news in stopped.news[asleep:] if news["snapshots"] != joined[0]]
+        repaired = [line for line in stopped.news[asleep:] if line["snapshots"] != joined[0]]
         assert repaired, "nothing was missed: the test shows nothing"
         # It said what it has: the chunk that nobody touched did not come again.
         assert min(feed.map.chunks) not in repaired[0]["chunks"]  # type: ignore[operator]
