@@ -120,6 +120,15 @@ def requests(daemon: DaemonProcess, keys: ClientKeys | None = None) -> Requests:
     return Requests(daemon.addresses["requests"], timeout=5, keys=keys)
 
 
+def reset(daemon: DaemonProcess, session: str) -> None:
+    """The session is empty: the answer may be there before the ingest has heard of it, and a sender
+    that has to say HELLO anew is not."""
+    with client(daemon, session, resume=True) as sender, requests(daemon) as asking:
+        before = sender.connects
+        asking.reset(session)
+        wait_until(lambda: sender.connects > before and sender.connected, "a new HELLO")
+
+
 def frames_done(asking: Requests, session: str) -> int:
     """0 also while nobody knows the session, or the publisher is away."""
     with suppress(RequestRefused, DaemonSilent):

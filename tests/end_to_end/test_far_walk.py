@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from live_daemon import (
     frames_done,
     in_step,
     requests,
+    reset,
     send,
     subscriber,
     wait_until,
@@ -31,6 +33,7 @@ from gs_decoder.ply import PlyContent
 from streamer import Client
 from streamer.camera import CameraModel
 from streamer.cli import dispatch
+from streamer.daemon_process import DaemonProcess
 from streamer.protocol.messages import CameraHeader
 from streamer.protocol.requests import StatusAnswer
 from streamer.requests import Picture, Requests
@@ -47,7 +50,21 @@ pytestmark = [
 SESSION = "walk"
 MOST = 80
 """Frames within which all budgets are full."""
-BUDGETS = {"chunk_budget": 300, "resident_budget": 900, "map_budget": 5000}
+BUDGETS = {"chunk_budget": 300, "resident_budget": 1300, "map_budget": 2600}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("far")
+
+
+@pytest.fixture(scope="module")
+def running(folder: Path) -> Iterator[DaemonProcess]:
+    log = folder / "daemon.log"
+    with daemon(
+        folder / "sessions", weights=PACKAGED, log=log, budgets=BUDGETS, max_sessions=1
+    ) as process:
+        yield process
 
 
 def at(place: int, first: int, stop: int) -> list[CaptureFrame]:
@@ -61,12 +78,11 @@ def at(place: int, first: int, stop: int) -> list[CaptureFrame]:
 
 
 def test_a_walk_away_and_back_through_a_crash(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, running: DaemonProcess, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder, log = tmp_path / "sessions", tmp_path / "daemon.log"
-    spilled = folder / SESSION / "spilled"
+    log, sessions = folder / "daemon.log", folder / "sessions"
+    spilled = sessions / SESSION / "spilled"
     with (
-        daemon(folder, weights=PACKAGED, log=log, budgets=BUDGETS, max_sessions=1) as running,
         requests(running) as asking,
         client(running, SESSION) as sender,
         subscriber(running, SESSION) as reader,
@@ -97,11 +113,12 @@ def test_a_walk_away_and_back_through_a_crash(
         assert status.splats_ready <= BUDGETS["resident_budget"]
         assert status.splats == reader.mirror.count
         everything = {k.chunk for k in asking.keyframes(SESSION)} - {None}
+        asking.save(SESSION)
     # What lies on the disk is the whole map.
-    _, chunks = read_chunks(states(folder / SESSION)[0])
+    _, chunks = read_chunks(states(sessions / SESSION)[0])
     assert everything <= {chunk.id for chunk in chunks}
     ply = tmp_path / "map.ply"
-    command = ["sessions", "export", SESSION, "--out", str(ply), "--session-dir", str(folder)]
+    command = ["sessions", "export", SESSION, "--out", str(ply), "--session-dir", str(sessions)]
     assert dispatch(command) == 0
     assert f"{sum(chunk.count for chunk in chunks):,} splats" in capsys.readouterr().out
 
@@ -121,13 +138,11 @@ def reach(file: PlyContent) -> tuple[float, float]:
 
 
 def test_files_and_pictures_hold_what_rests_on_the_disk(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, running: DaemonProcess, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder, log = tmp_path / "sessions", tmp_path / "daemon.log"
-    budgets = {"chunk_budget": 300, "resident_budget": 1300, "map_budget": 2600}
+    reset(running, SESSION)
     camera = CameraModel("PINHOLE", WIDTH, HEIGHT, (50.0, 50.0, WIDTH / 2, HEIGHT / 2))
     with (
-        daemon(folder, log=log, budgets=budgets, max_sessions=1) as running,
         requests(running) as asking,
         Client(
             running.addresses["ingest"],
@@ -177,7 +192,7 @@ def test_files_and_pictures_hold_what_rests_on_the_disk(
         assert f"{hidden():,} more splats" in said and f"sessions export {SESSION}" in said
         assert read_ply(shown).splats.count == status.splats
         assert reach(read_ply(shown))[0] > 0.5
-        stored = ["sessions", "export", SESSION, "--session-dir", str(folder)]
+        stored = ["sessions", "export", SESSION, "--session-dir", str(folder / "sessions")]
         assert dispatch([*stored, "--out", str(whole)]) == 0
         assert read_ply(whole).splats.count == status.splats + hidden()
         assert reach(read_ply(whole))[0] < 0.0

@@ -46,6 +46,7 @@ def daemon(folder: Path) -> Iterator[dict[str, str]]:
         ingest=everywhere,
         updates=everywhere,
         requests=everywhere,
+        max_sessions=1,
         keys=folder / "keys",
         session_dir=folder / "sessions",
         session=SessionConfig(long_side=64, refine=False),
@@ -59,10 +60,10 @@ def daemon(folder: Path) -> Iterator[dict[str, str]]:
         }
 
 
-def sender(daemon: dict[str, str], who: ClientKeys | None, session: str = "office") -> Client:
+def sender(daemon: dict[str, str], who: ClientKeys | None) -> Client:
     return Client(
         daemon["ingest"],
-        session=session,
+        session="office",
         cameras=OFFICE.cameras,
         convention=OFFICE.convention,
         keys=who,
@@ -72,6 +73,7 @@ def sender(daemon: dict[str, str], who: ClientKeys | None, session: str = "offic
 def test_each_key_does_what_it_may(
     folder: Path, daemon: dict[str, str], capfd: pytest.CaptureFixture
 ) -> None:
+    assert "viewer" in daemon, "the page has a key of its own"
     robot, laptop = keys(folder, "robot"), keys(folder, "laptop")
     with sender(daemon, robot) as client:
         send(client, OFFICE.frames[:8])
@@ -114,19 +116,15 @@ def test_each_key_does_what_it_may(
 def test_an_operators_key_ends_a_session_and_a_watchers_does_not(
     folder: Path, daemon: dict[str, str], capfd: pytest.CaptureFixture
 ) -> None:
-    with sender(daemon, keys(folder, "robot"), "hall") as client:
-        send(client, OFFICE.frames[:2])
-        client.wait()
-    close = ["sessions", "close", "hall", "--server", daemon["requests"]]
+    close = ["sessions", "close", "office", "--server", daemon["requests"]]
     close += ["--server-key", str(folder / "keys" / "daemon.key")]
     with Requests(daemon["requests"], keys=keys(folder, "laptop")) as watching:
-        wait_until(lambda: frames_done(watching, "hall") == 2, "all frames")
         assert dispatch([*close, "--key", str(folder / "keys" / "laptop.key_secret")]) == 2
         assert "no right to control" in capfd.readouterr().err
-        assert "hall" in {entry.session for entry in watching.sessions()}
+        assert "office" in {entry.session for entry in watching.sessions()}
         assert dispatch([*close, "--key", str(folder / "keys" / "operator.key_secret")]) == 0
-        assert "hall has ended" in capfd.readouterr().out
-        assert "hall" not in {entry.session for entry in watching.sessions()}
+        assert "office has ended" in capfd.readouterr().out
+        assert "office" not in {entry.session for entry in watching.sessions()}
 
 
 def test_what_the_daemon_writes_is_for_its_user_only(folder: Path, daemon: dict[str, str]) -> None:

@@ -18,21 +18,19 @@ from urllib.request import urlopen
 import cv2
 import numpy as np
 import pytest
+from live_daemon import reset
 
 from gs_decoder import read_ply
-from streamer import Client
 from streamer.cli import dispatch
 from streamer.config import ServeConfig, SessionConfig, ViewerConfig
 from streamer.daemon_process import DaemonFailed, DaemonProcess
 from streamer.demo import CAPTURE, DemoError, free_address, page_address, wait_for_map
 from streamer.protocol.requests import StatusAnswer
 from streamer.requests import Requests
-from streamer.sources import open_capture
 from streamer.subscriber import Subscriber
 
 Push = Callable[..., subprocess.CompletedProcess[str]]
 COMMAND = [sys.executable, "-m", "streamer.cli"]
-OFFICE = open_capture(CAPTURE)
 SESSION = "office"
 """As `push` names it after the demo capture: one session process for all tests here."""
 
@@ -62,32 +60,10 @@ def requests(daemon: DaemonProcess) -> Iterator[Requests]:
 
 
 @pytest.fixture
-def empty(daemon: DaemonProcess, requests: Requests) -> Callable[[], None]:
-    """`empty()`: the session holds nothing any more; so it is when the test begins."""
-
-    def begin_anew() -> None:
-        requests.reset(SESSION)
-        deadline = time.monotonic() + 120
-        # The answer may be here before the ingest has heard of it.
-        while next_seq(daemon) > 0:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-
+def empty(daemon: DaemonProcess, requests: Requests) -> None:
+    """The session holds nothing, whatever came before."""
     if any(entry.session == SESSION for entry in requests.sessions()):
-        begin_anew()
-    return begin_anew
-
-
-def next_seq(daemon: DaemonProcess) -> int:
-    """How many frames the ingest knows of the session."""
-    with Client(
-        daemon.addresses["ingest"],
-        session=SESSION,
-        cameras=OFFICE.cameras,
-        convention=OFFICE.convention,
-        resume=True,
-    ) as client:
-        return client.acked + 1
+        reset(daemon, SESSION)
 
 
 @pytest.fixture
@@ -126,7 +102,7 @@ def small_capture(root: Path, frames: int) -> Path:
 
 @pytest.mark.timeout(400)
 def test_pushed_frames_arrive_and_held_out_ones_never(
-    daemon: DaemonProcess, requests: Requests, push: Push, empty: Callable[[], None]
+    daemon: DaemonProcess, requests: Requests, push: Push, empty: None
 ) -> None:
     answer = subprocess.run(
         [*COMMAND, "push", str(CAPTURE), "--frames", "0:16", "--hold-out", "8", "--rate", "0",
@@ -153,7 +129,7 @@ def test_pushed_frames_arrive_and_held_out_ones_never(
 
 
 def test_push_goes_on_in_a_session_that_holds_frames(
-    requests: Requests, push: Push, empty: Callable[[], None]
+    daemon: DaemonProcess, requests: Requests, push: Push, empty: None
 ) -> None:
     words = [str(CAPTURE), "--rate", "0"]
     assert push(*words, "--frames", "0:3").returncode == 0
@@ -168,12 +144,12 @@ def test_push_goes_on_in_a_session_that_holds_frames(
     # None of the second stream was taken for a repeat of the first.
     assert wait_for_frames(requests, 5).frames_in == 5
     # The remedy that the refusal names works too.
-    empty()
+    reset(daemon, SESSION)
     assert push(*words, "--frames", "0:1").returncode == 0
 
 
 def test_rejected_frames_are_named_and_the_rest_goes_on(
-    requests: Requests, push: Push, empty: Callable[[], None], tmp_path: Path
+    requests: Requests, push: Push, empty: None, tmp_path: Path
 ) -> None:
     root = small_capture(tmp_path / SESSION, 5)
     names = sorted(path.name for path in (root / "images").iterdir())
@@ -188,7 +164,7 @@ def test_rejected_frames_are_named_and_the_rest_goes_on(
     assert wait_for_frames(requests, 3).frames_in == 3
 
 
-def test_live_policy_never_waits(push: Push, empty: Callable[[], None]) -> None:
+def test_live_policy_never_waits(push: Push, empty: None) -> None:
     answer = push(str(CAPTURE), "--frames", "0:40", "--rate", "0", "--policy", "live")
     assert answer.returncode == 0, answer.stderr
     dropped = re.search(r"40 frames sent in .* (\d+) dropped, 0 rejected", answer.stdout)
@@ -197,7 +173,7 @@ def test_live_policy_never_waits(push: Push, empty: Callable[[], None]) -> None:
 
 
 def test_depth_is_sent_where_it_is_asked_for(
-    push: Push, empty: Callable[[], None], tmp_path: Path
+    daemon: DaemonProcess, push: Push, empty: None, tmp_path: Path
 ) -> None:
     root = small_capture(tmp_path / SESSION, 2)
     document = json.loads((root / "transforms.json").read_text())
@@ -209,7 +185,7 @@ def test_depth_is_sent_where_it_is_asked_for(
     (root / "transforms.json").write_text(json.dumps(document))
     without = push(str(root), "--rate", "0")
     assert without.returncode == 0, without.stdout + without.stderr
-    empty()
+    reset(daemon, SESSION)
     answer = push(str(root), "--rate", "0", "--depth")
     assert answer.returncode == 1
     assert "rejected: 00004.jpg" in answer.stdout
@@ -229,7 +205,7 @@ def test_depth_is_sent_where_it_is_asked_for(
     ],
 )
 def test_what_cannot_be_pushed_is_one_line(
-    push: Push, empty: Callable[[], None], arguments: tuple[str, ...], message: str
+    push: Push, empty: None, arguments: tuple[str, ...], message: str
 ) -> None:
     answer = push(str(CAPTURE), *arguments)
     assert answer.returncode == 2
