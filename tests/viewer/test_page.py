@@ -92,7 +92,8 @@ class Stage:
 
 @pytest.fixture(scope="module")
 def page(stack: Stack, office: list[View]) -> Iterator[Page]:
-    """Looks through the first key frame, at the splats alone."""
+    """Looks through the first key frame, at the splats alone. Tests with a page of their own come
+    before those that share this one: every page that is open draws."""
     page = open_at(stack.browser, stack.address, office[0].c2w, FOV)
     page.get_by_label("Show key frames").evaluate("box => box.click()")
     yield page
@@ -121,66 +122,9 @@ def test_the_page_is_up_before_the_first_frame_and_begins_at_it(
     page.close()
 
 
-def test_the_page_shows_the_map_as_it_grows(stage: Stage, office: list[View]) -> None:
-    covered, K = [], intrinsics(FOV)
-    for view in office[:4]:
-        stage.add(view)
-        own = rendered(stage.map, office[0].c2w, K)
-
-        def alike(own: np.ndarray = own) -> bool:
-            return correlation(luminance(read_canvas(stage.page)), luminance(own)) > 0.8
-
-        stage.wait_until_shown()
-        # A busy browser sorts and draws later than it counts.
-        until(alike, f"a picture of {stage.map.count} splats as ours", 20.0, stage.pump)
-        shown = read_canvas(stage.page)
-        covered.append(coverage(shown))
-    # The measure is not blind: another camera's picture, and no picture, are told apart.
-    elsewhere = rendered(stage.map, office[3].c2w, K)
-    assert correlation(luminance(shown), luminance(elsewhere)) < 0.5
-    apart = np.abs(luminance(shown) - luminance(own)).mean()
-    apart_from_nothing = np.abs(luminance(np.zeros_like(shown)) - luminance(own)).mean()
-    assert apart < 0.3 * apart_from_nothing
-    assert abs(covered[-1] - coverage(own)) < 0.1
-
-
-@pytest.mark.timeout(300)
-def test_no_picture_is_blank_over_fifty_updates(stage: Stage, office: list[View]) -> None:
-    for view in office[:2]:
-        stage.add(view)
-    stage.wait_until_shown()
-    watch(stage.page)
-    stage.wait_for_pictures(3)
-    before = drawn(stage.page)
-    original = {identity: chunk.splats for identity, chunk in stage.map.chunks.items()}
-    random = np.random.default_rng(0)
-    for i in range(50):
-        identity = list(original)[i % 2]
-        splats, pose = original[identity], np.array(stage.map.chunks[identity].T_world_chunk)
-        if i in (15, 35):
-            stage.add(office[i // 15 + 1])
-        elif i % 3 == 0:
-            pose[:3, 3] += random.normal(scale=0.002, size=3)
-            stage.map.move({identity: pose})
-        else:
-            kept = np.sort(random.permutation(splats.count)[: int(splats.count * 0.97)])
-            stage.map.replace(identity, splats.select(kept))
-        looked_at = pictures(stage.page)
-        stage.publish()
-        stage.pump(0.05)
-        # On a loaded machine the browser draws once a second: every update gets its picture.
-        stage.wait_for_pictures(looked_at + 1)
-    stage.wait_until_shown()
-    seen = drawn(stage.page)
-    assert before.min() > 0.4
-    assert seen.min() > 0.8 * before.min(), f"a picture with {seen.min():.2f} of the map"
-    # A page that is cleared is seen as blank by the same measure.
-    stage.voice.begin(new_map().snapshot)
-    until(lambda: drawn(stage.page)[-1] == 0.0, "a cleared page", 40.0, stage.pump)
-
-
 def test_the_watch_sees_what_new_nodes_do(stack: Stack) -> None:
-    """The control of the test above: with a node a chunk, the map vanishes at every new one."""
+    """The control of the test of many updates: with a node a chunk, the map vanishes at every new
+    one."""
     server = open_page("127.0.0.1", 0)
     page = open_at(stack.browser, address(server), np.eye(4), FOV)
     random = np.random.default_rng(0)
@@ -212,6 +156,87 @@ def test_the_watch_sees_what_new_nodes_do(stack: Stack) -> None:
         page.close()
     finally:
         server.stop()
+
+
+def test_a_click_on_a_key_frame_shows_its_thumbnail(stack: Stack, office: list[View]) -> None:
+    behind = np.array(office[0].c2w)
+    behind[:3, 3] -= 0.3 * behind[:3, 2]
+    # Wide enough that the panel leaves the middle free, where all edges of the frustum meet.
+    page = open_at(stack.browser, stack.address, behind, FOV, (900, 160))
+    stage = Stage(stack, page)
+    box = page.get_by_label("Show key frames")
+    shown_before = box.is_checked()
+    if not shown_before:
+        box.evaluate("box => box.click()")
+    stage.add(office[0])
+    stage.wait_until_shown()
+    caption = page.get_by_text("Frame 0 · camera front")
+    for count in (1, 0):
+        page.mouse.move(449, 79)
+        stage.pump(0.2)
+        page.mouse.click(450, 80)
+        until(lambda count=count: caption.count() == count, "the caption", 10.0, stage.pump)
+    if not shown_before:
+        box.evaluate("box => box.click()")
+    page.close()
+
+
+def test_the_page_shows_the_map_as_it_grows(stage: Stage, office: list[View]) -> None:
+    covered, K = [], intrinsics(FOV)
+    for view in office[:4]:
+        stage.add(view)
+        own = rendered(stage.map, office[0].c2w, K)
+
+        def alike(own: np.ndarray = own) -> bool:
+            return correlation(luminance(read_canvas(stage.page)), luminance(own)) > 0.8
+
+        stage.wait_until_shown()
+        # A busy browser sorts and draws later than it counts.
+        until(alike, f"a picture of {stage.map.count} splats as ours", 20.0, stage.pump)
+        shown = read_canvas(stage.page)
+        covered.append(coverage(shown))
+    # The measure is not blind: another camera's picture, and no picture, are told apart.
+    elsewhere = rendered(stage.map, office[3].c2w, K)
+    assert correlation(luminance(shown), luminance(elsewhere)) < 0.5
+    apart = np.abs(luminance(shown) - luminance(own)).mean()
+    apart_from_nothing = np.abs(luminance(np.zeros_like(shown)) - luminance(own)).mean()
+    assert apart < 0.3 * apart_from_nothing
+    assert abs(covered[-1] - coverage(own)) < 0.1
+
+
+@pytest.mark.timeout(300)
+def test_no_picture_is_blank_over_many_updates(stage: Stage, office: list[View]) -> None:
+    for view in office[:2]:
+        stage.add(view)
+    stage.wait_until_shown()
+    watch(stage.page)
+    stage.wait_for_pictures(3)
+    before = drawn(stage.page)
+    original = {identity: chunk.splats for identity, chunk in stage.map.chunks.items()}
+    random = np.random.default_rng(0)
+    for i in range(21):
+        identity = list(original)[i % 2]
+        splats, pose = original[identity], np.array(stage.map.chunks[identity].T_world_chunk)
+        if i in (7, 14):
+            stage.add(office[i // 7 + 1])
+        elif i % 3 == 0:
+            pose[:3, 3] += random.normal(scale=0.002, size=3)
+            stage.map.move({identity: pose})
+        else:
+            kept = np.sort(random.permutation(splats.count)[: int(splats.count * 0.97)])
+            stage.map.replace(identity, splats.select(kept))
+        looked_at = pictures(stage.page)
+        stage.publish()
+        stage.pump(0.05)
+        # On a loaded machine the browser draws once a second: every update gets its picture.
+        stage.wait_for_pictures(looked_at + 1)
+    stage.wait_until_shown()
+    seen = drawn(stage.page)
+    assert before.min() > 0.4
+    assert seen.min() > 0.8 * before.min(), f"a picture with {seen.min():.2f} of the map"
+    # A page that is cleared is seen as blank by the same measure.
+    stage.voice.begin(new_map().snapshot)
+    until(lambda: drawn(stage.page)[-1] == 0.0, "a cleared page", 40.0, stage.pump)
 
 
 def test_the_page_says_that_the_daemon_is_away_and_comes_back(
@@ -272,26 +297,3 @@ def test_the_budget_slider_cuts_the_map(stage: Stage, office: list[View]) -> Non
     value.fill(str(MAX_SPLATS))
     value.press("Enter")
     until(lambda: "shown" not in row.inner_text(), "the whole map again", 10.0, stage.pump)
-
-
-def test_a_click_on_a_key_frame_shows_its_thumbnail(stack: Stack, office: list[View]) -> None:
-    behind = np.array(office[0].c2w)
-    behind[:3, 3] -= 0.3 * behind[:3, 2]
-    # Wide enough that the panel leaves the middle free, where all edges of the frustum meet.
-    page = open_at(stack.browser, stack.address, behind, FOV, (900, 160))
-    stage = Stage(stack, page)
-    box = page.get_by_label("Show key frames")
-    shown_before = box.is_checked()
-    if not shown_before:
-        box.evaluate("box => box.click()")
-    stage.add(office[0])
-    stage.wait_until_shown()
-    caption = page.get_by_text("Frame 0 · camera front")
-    for count in (1, 0):
-        page.mouse.move(449, 79)
-        stage.pump(0.2)
-        page.mouse.click(450, 80)
-        until(lambda count=count: caption.count() == count, "the caption", 10.0, stage.pump)
-    if not shown_before:
-        box.evaluate("box => box.click()")
-    page.close()
