@@ -240,7 +240,10 @@ def sweep_cost(
     rows, columns = reference.shape
     stride = sources.shape[2]
     padded = np.empty((rows, columns + 2 * _RADIUS), np.float32)
-    padded[:, _RADIUS : _RADIUS + columns] = reference
+    # Loops: numba compiles five seconds of error messages for an assignment of slices.
+    for y in range(rows):
+        for x in range(columns):
+            padded[y, _RADIUS + x] = reference[y, x]
     _pad_sides(padded)
     mean = np.empty((rows, columns), np.float32)
     inverse_std = np.empty((rows, columns), np.float32)
