@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import time
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
-from multiprocessing.context import SpawnProcess
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from types import TracebackType
 
@@ -73,7 +72,7 @@ class SequencePool:
         self._made: list[int] = []
         self._looked = 0.0
         self._look(now=True)
-        self._workers: list[tuple[SpawnProcess, Connection]] = []
+        self._workers: list[tuple[ForkServerProcess, Connection]] = []
         job = Job(
             folder=self.cache.folder,
             spec=self.spec,
@@ -209,10 +208,12 @@ class SequencePool:
         self.cache.close()
 
     def _start(self, number: int, job: Job) -> None:
-        context = multiprocessing.get_context("spawn")
+        # Forked from a process that has only imported: torch and the rest once for all workers.
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([work.__module__])
         ours, theirs = context.Pipe(duplex=False)
         process = context.Process(
-            target=work, args=(job, os.getpid(), theirs), name=f"sequences-{number}", daemon=True
+            target=work, args=(job, theirs), name=f"sequences-{number}", daemon=True
         )
         process.start()
         theirs.close()

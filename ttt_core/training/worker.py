@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import signal
 import time
@@ -51,10 +52,11 @@ class Job:
     niceness: int
 
 
-def work(job: Job, parent: int, reports: Connection) -> None:
+def work(job: Job, reports: Connection) -> None:
     """Makes the sequences that are neither there nor in the making, until a limit is reached.
 
-    Ends silently when the process `parent` has gone. One thread; each sequence is written whole.
+    Ends silently when the process that started this one has gone. One thread; each sequence is
+    written whole.
     """
     # An interrupt reaches the whole group of processes: the parent decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -66,9 +68,10 @@ def work(job: Job, parent: int, reports: Connection) -> None:
         cv2.setNumThreads(1)
         cache = SequenceCache(job.folder, job.spec, job.source)
         prior = MatchingPrior(job.spec.prior)
+        parent = multiprocessing.parent_process()
         index = 0
         while job.count is None or index < job.count:
-            if os.getppid() != parent:
+            if parent is not None and not parent.is_alive():
                 return
             if job.max_bytes is not None and cache.nbytes() >= job.max_bytes:
                 return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import socket
 import sys
@@ -48,7 +49,10 @@ def _process(rank: int, ports: list[int], folder: Path) -> None:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two processes left, which first shared views and then had data of their own each."""
     made: Path = tmp_path_factory.mktemp("two")
-    context = mp.spawn(_process, args=([_port(), _port()], made), nprocs=2, join=False)
+    # What takes longest to import is imported once; optimizers need _dynamo.
+    multiprocessing.set_forkserver_preload(["ttt_core.training.worker", "torch._dynamo"])
+    arguments = ([_port(), _port()], made)
+    context = mp.start_processes(_process, arguments, 2, join=False, start_method="forkserver")
     try:
         until = time.monotonic() + _LONGEST_S
         while not context.join(timeout=1):
