@@ -61,36 +61,52 @@ def complete_depth(
     if not weight.any():
         return np.zeros_like(depth), weight
     inverse = np.asarray(1.0 / np.where(depth > 0.0, depth, 1.0), np.float32)
-    smooth = _solve(inverse, weight, rgb, config)
+    alike = _likeness(rgb, config)
+    smooth = _solve(inverse, weight, alike, config.sweeps)
     left = weight
     for _ in range(config.rounds):
         off = (smooth / inverse - 1.0) / config.doubt
         left = np.asarray(weight / (1.0 + off * off), np.float32)
-        smooth = _solve(inverse, left, rgb, config)
+        smooth = _solve(inverse, left, alike, config.sweeps)
     return np.asarray(1.0 / smooth, np.float32), left
 
 
-def _solve(inverse: Float32, weight: Float32, rgb: Float32, config: CompletionConfig) -> Float32:
+def _likeness(rgb: Float32, config: CompletionConfig) -> list[tuple[Float32, Float32]]:
+    """Weight of every pixel and the one to its right, and below it, both (H, W); of the picture,
+    its half, its quarter, and so on to the smallest."""
+    height, width = rgb.shape[:2]
+    right, down = np.zeros((height, width), np.float32), np.zeros((height, width), np.float32)
+    for likeness, axis in ((right[:, :-1], 1), (down[:-1], 0)):
+        red, green, blue = np.moveaxis(np.abs(np.diff(rgb, axis=axis)), 2, 0)
+        edge = np.maximum(np.maximum(red, green), blue)
+        likeness[:] = config.stiffness * (np.exp(-edge / config.colour) + config.leak)
+    size = _halved(height, width)
+    return [(right, down), *(_likeness(_reduced(rgb, size), config) if size else [])]
+
+
+def _solve(
+    inverse: Float32, weight: Float32, alike: list[tuple[Float32, Float32]], sweeps: int
+) -> Float32:
     """The least of weight (x - inverse)² + stiffness · likeness (x - neighbour)², coarse to fine;
     within the range of what has weight, as every value is a mean."""
     height, width = inverse.shape
-    if min(height, width) > _COARSEST:
-        size = (width // 2, height // 2)
+    if size := _halved(height, width):
         area = np.float32(height * width / (size[0] * size[1]))
         share = _reduced(weight, size)
         mean = np.asarray(_reduced(inverse * weight, size) / np.maximum(share, 1e-12), np.float32)
-        coarse = _solve(mean, share * area, _reduced(rgb, size), config)
+        coarse = _solve(mean, share * area, alike[1:], sweeps)
         x = np.asarray(
             cv2.resize(coarse, (width, height), interpolation=cv2.INTER_LINEAR), np.float32
         )
     else:
         x = np.full_like(inverse, (inverse * weight).sum() / weight.sum())
-    right, down = np.zeros_like(inverse), np.zeros_like(inverse)
-    for likeness, axis in ((right[:, :-1], 1), (down[:-1], 0)):
-        edge = np.abs(np.diff(rgb, axis=axis)).max(axis=2)
-        likeness[:] = config.stiffness * (np.exp(-edge / config.colour) + config.leak)
-    _relax(x, inverse, weight, right, down, config.sweeps)
+    _relax(x, inverse, weight, *alike[0], sweeps)
     return x
+
+
+def _halved(height: int, width: int) -> tuple[int, int] | None:
+    """Width and height of the next smaller picture; None: this is the smallest."""
+    return (width // 2, height // 2) if min(height, width) > _COARSEST else None
 
 
 def _reduced(image: Float32, size: tuple[int, int]) -> Float32:
