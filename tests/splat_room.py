@@ -62,10 +62,12 @@ def room_poses(count: int = 16) -> np.ndarray:
     return np.stack(poses)
 
 
-def write_room(folder: Path, origin: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> Path:
+def write_room(
+    folder: Path, origin: tuple[float, float, float] = (0.0, 0.0, 0.0), views: int = 16
+) -> Path:
     """`map.ply` and `cameras.json` of the room, its middle at `origin`; the map's path."""
     write_ply(folder / "map.ply", room_splats(), offset=origin)
-    poses = room_poses()
+    poses = room_poses(views)
     poses[:, :3, 3] += origin
     names = [f"{number:04d}.jpg" for number in range(len(poses))]
     write_cameras(folder / "cameras.json", list(poses), [CAMERA] * len(poses), names)

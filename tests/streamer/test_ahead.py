@@ -93,7 +93,7 @@ corrections = st.lists(
 )
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(corrections=corrections)
 # Chunks with their views leave for the disk in the middle of the third batch.
 @example(corrections=[Correction(2, 0, frozenset({0}), 3, None)])

@@ -224,14 +224,14 @@ def test_redundant_frames_are_done_and_make_no_key_frames() -> None:
 
 def test_refinement_ends_by_itself_and_begins_again_with_what_is_new() -> None:
     engine, _ = make_engine(chunk_budget=100, idle_steps=None)
-    engine.process(office(0, 2))
+    engine.process(office(0, 2, long_side=32))
     steps = 0
     while engine.wants_refinement:
         engine.refine()
         steps += 1
         assert steps < 20_000
     assert steps > 300
-    engine.process(office(2, 4))
+    engine.process(office(2, 4, long_side=32))
     assert engine.wants_refinement
     engine.close()
 

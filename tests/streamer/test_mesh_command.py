@@ -23,7 +23,8 @@ CAMERA_HEADER = CameraHeader(model="PINHOLE", width=48, height=36, params=[40.0,
 
 @pytest.fixture(scope="module")
 def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_room(tmp_path_factory.mktemp("room"), origin=(500_000.0, 0.0, 30.0))
+    folder = tmp_path_factory.mktemp("room")
+    return write_room(folder, origin=(500_000.0, 0.0, 30.0), views=4)
 
 
 def ply_vertices(data: bytes) -> np.ndarray:
@@ -49,7 +50,7 @@ def test_ply_and_glb_of_a_map(
     room: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ply, glb = tmp_path / "new" / "mesh.ply", tmp_path / "mesh.glb"
-    assert dispatch(["mesh", str(room.parent), "--out", str(ply)]) == 0
+    assert dispatch(["mesh", str(room.parent), "--out", str(ply), "--voxel", "0.05"]) == 0
     assert "triangles" in capsys.readouterr().out
     places = ply_vertices(ply.read_bytes())
     assert off_the_walls(places - (500_000.0, 0.0, 30.0)).max() < 0.1
@@ -97,12 +98,12 @@ def hall(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Requests]:
     run_dir = tmp_path_factory.mktemp("run")
     with running_publisher(run_dir) as addresses:
         feed, empty = Feed(run_dir, "hall"), Feed(run_dir, "cellar")
-        feed.add_room(room_splats(0.06), room_poses(4))
+        feed.add_room(room_splats(0.1), room_poses(2))
         with serving(feed), serving(empty), Requests(addresses["requests"]) as requests:
 
             def there() -> bool:
                 try:
-                    return len(requests.keyframes("hall")) == 4 and not requests.keyframes("cellar")
+                    return len(requests.keyframes("hall")) == 2 and not requests.keyframes("cellar")
                 except RequestRefused:
                     return False
 
@@ -128,7 +129,7 @@ def test_export_meshes_beside_everything_else(hall: Requests, tmp_path: Path) ->
         while not waiting.done():
             hall.render("hall", room_poses(1)[0], CAMERA_HEADER)
             answered += 1
-            time.sleep(0.2)
+            time.sleep(0.05)
         assert waiting.result() == 0
     # While the mesh was made, pictures were too.
     assert answered > 3
@@ -136,7 +137,7 @@ def test_export_meshes_beside_everything_else(hall: Requests, tmp_path: Path) ->
     turned = np.stack([mesh.vertices[:, 0], -mesh.vertices[:, 2], mesh.vertices[:, 1]], 1)
     assert off_the_walls(turned).max() < 0.1
     assert dispatch([*arguments, "--out", str(ply)]) == 0
-    assert parse_header(ply.read_bytes(), "x").count == room_splats(0.06).count
+    assert parse_header(ply.read_bytes(), "x").count == room_splats(0.1).count
 
 
 @pytest.mark.timeout(600)

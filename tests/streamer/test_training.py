@@ -51,7 +51,7 @@ def settings(folder: Path, **changes: Any) -> dict[str, Any]:
             "stride": 2,
         },
         "optimizer": {"learning_rate": 3e-3, "schedule": {"warmup_steps": 2}},
-        "loop": {"batch_size": 2, "evaluate_every_s": 40},
+        "loop": {"batch_size": 2, "evaluate_every_s": 12},
         **changes,
     }  # fmt: skip
 
@@ -124,10 +124,10 @@ def test_a_run_goes_on_and_its_checkpoint_fits(tmp_path: Path) -> None:
     # the prior of these scenes is sure of everything, and what is sure is not corrected
     values["model"] |= {"unsure_below": 0.99, "sure_above": 1.0}
     config, out = load_train_config(made_ready(tmp_path, values)), tmp_path / "run"
-    train(config, out, 60, device="cpu", clock=Ticking())
+    train(config, out, 16, device="cpu", clock=Ticking())
     step = read_facts(out / "state")["step"]
     told: list[str] = []
-    outcome = train(config, out, 60, resume=True, device="cpu", clock=Ticking(), tell=told.append)
+    outcome = train(config, out, 16, resume=True, device="cpu", clock=Ticking(), tell=told.append)
     assert told[-1].startswith("training 0.02 M parameters on cpu")
     lines = read_log(out / "log.jsonl")
     steps = [line for line in lines if line["kind"] == "step"]
@@ -152,7 +152,7 @@ def test_a_run_goes_on_and_its_checkpoint_fits(tmp_path: Path) -> None:
     with pytest.raises(RunStateError, match="already holds a training run"):
         train(config, out, 10, device="cpu", clock=Ticking())
     other = tmp_path / "other"
-    train(config, other, 10, device="cpu", clock=Ticking(), start=out / CHECKPOINT)
+    train(config, other, 6, device="cpu", clock=Ticking(), start=out / CHECKPOINT)
     assert load_compact(other / CHECKPOINT)[2]["training"]["started_from"] == CHECKPOINT
 
 
