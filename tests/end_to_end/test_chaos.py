@@ -73,7 +73,7 @@ def test_power_cuts_cost_nothing_that_was_acknowledged(tmp_path: Path) -> None:
     out = tmp_path / "report.json"
     # A process of its own: it forks, which it can do without a parent's threads alone.
     command = [sys.executable, str(BENCHMARKS / "durability.py"), "--json", str(out)]
-    command += ["--every", "6", "--ingest-every", "11"]
+    command += ["--every", "6", "--ingest-every", "7"]
     answer = subprocess.run(command, capture_output=True, text=True, timeout=500)
     report = kept(out, answer.returncode, answer.stderr[-3000:])
     assert report["state, power cut"]["killed_at_steps"] > 10
