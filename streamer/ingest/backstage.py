@@ -20,7 +20,7 @@ from streamer.ingest.decoder import Job, Took
 from streamer.ingest.durability import begin_journal, lacking_section, note_report, record, take_up
 from streamer.ingest.replies import Reply
 from streamer.ingest.sessions import Process, Session
-from streamer.journal import BatchSent, Report
+from streamer.journal import Report
 from streamer.protocol import Buffer, Header, Message, ProtocolError, decode, encode
 from streamer.protocol.internal import (
     Batch,
@@ -160,7 +160,7 @@ class Backstage:
                 if link.want == 0 or not self._send_frames(session, step.frames):
                     return
                 if not step.recorded:
-                    self._note_batch(session, step.frames)
+                    session.note_batch(step.frames)
             link.catch_up.pop()
         stream.replaying = link.catch_up.remaining
         if link.catch_up.ended:
@@ -207,7 +207,7 @@ class Backstage:
         for frame in frames:
             self._took("queue", (now - frame.received_ns) / 1e9)
         if frames:
-            self._note_batch(session, frames)
+            session.note_batch(frames)
         if done:
             session.flush_upto = None
         self._hand_out_verdicts(session)
@@ -233,9 +233,9 @@ class Backstage:
         session.last_counts_at = time.monotonic()
         return True
 
-    def _note_batch(self, session: Session, frames: list[Frame]) -> None:
-        if session.recorder is not None:
-            session.recorder.put(BatchSent(seqs=[frame.seq for frame in frames]))
+    def _send_counts(self, session: Session) -> None:
+        session.last_counts_at = time.monotonic()
+        self._send(session, CountsUpdate(counts=session.stream.counts, epoch=session.link.epoch))
 
     def _send(self, session: Session, header: Header, *parts: Buffer) -> bool:
         try:
@@ -316,6 +316,7 @@ class Backstage:
         self._tell_sender(session, Error(code="bad_session", reason=reason))
         if session.sender is not None:
             session.sender.identity = None
+        self._send_counts(session)
 
     # ---- what the supervisor says ----
 
@@ -396,5 +397,4 @@ class Backstage:
                 continue
             self.pump(session)
             if now - session.last_counts_at >= COUNTS_EVERY_S:
-                session.last_counts_at = now
-                self._send(session, CountsUpdate(counts=session.stream.counts, epoch=link.epoch))
+                self._send_counts(session)

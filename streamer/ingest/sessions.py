@@ -15,13 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamer.camera import CameraModel
+from streamer.frames import Frame
 from streamer.ingest.cameras import camera_model, expected_bytes
 from streamer.ingest.decoder import Job
 from streamer.ingest.notes import Note, SessionNotes
 from streamer.ingest.poses import axes_from_opencv
 from streamer.ingest.recorder import Recorder
 from streamer.ingest.stream import Stream, StreamLimits
-from streamer.journal import History, Opened
+from streamer.journal import BatchSent, History, Opened
 from streamer.protocol.internal import State
 from streamer.protocol.messages import CameraHeader, Hello
 
@@ -182,6 +183,11 @@ class Session:
         if self.recorder is not None:
             self.recorder.put(Opened(hello=self.sender.hello))
         self._keep_log_if_needed()
+
+    def note_batch(self, frames: list[Frame]) -> None:
+        """These went to the session's process together."""
+        if self.recorder is not None:
+            self.recorder.put(BatchSent(seqs=[frame.seq for frame in frames]))
 
     def forget_frames(self) -> None:
         """The map was reset: the next frame is the first one."""

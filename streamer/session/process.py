@@ -64,6 +64,8 @@ _FULL_POLL_MS = 5
 """How soon a publisher that took nothing is tried again."""
 _LAST_WORDS_S = 1.0
 """How long a session that ends waits for the publisher to take the rest."""
+_RESET_S = 2.0
+"""How long the answer to RESET waits for an ingest that may be away."""
 _STREAMING_S = 2.0
 _MEANWHILE = frozenset({PosesForward.KIND, CountsUpdate.KIND, Batch.KIND})
 """What is of use in the middle of a batch: a correction, and what may lie before it."""
@@ -103,6 +105,8 @@ class SessionProcess:
         self._quiet = QuietTimes(time.monotonic())
         self._controls: deque[Control] = deque()
         """Orders that came behind a SAVE, which they do not overtake."""
+        self._reset_order: tuple[int, float] | None = None
+        """A RESET that the ingest is yet to hear of, and until when its answer waits for that."""
         self._next_seq = 0
         self._rush = Rush()
         if self._life.life > 1:
@@ -149,6 +153,8 @@ class SessionProcess:
             if self._stopping:
                 break
             # Nothing waits at this moment.
+            if self._reset_order is not None and time.monotonic() >= self._reset_order[1]:
+                self._answer_reset()
             self._go_on_saving()
             if self._saving.ordered:
                 pass
@@ -160,6 +166,7 @@ class SessionProcess:
             if self._ready:
                 self._work()
             self._tell()
+        self._answer_reset()
         self._outbox.flush(_LAST_WORDS_S)
         self.engine.publish()
         self._outbox.flush(_LAST_WORDS_S)
@@ -190,6 +197,7 @@ class SessionProcess:
                     update = message.read(CountsUpdate)
                     if update.epoch == self._outbox.epoch:
                         self._counts, self._counts_known = update.counts, True
+                        self._answer_reset()
                 case PosesForward.KIND:
                     self._take_poses(message.peek(PosesForward))
                 case Control.KIND:
@@ -216,6 +224,7 @@ class SessionProcess:
             log.info("%d frames of before the reset are passed over", len(batch.frames))
             return
         self._counts, self._counts_known = batch.counts, True
+        self._answer_reset()
         # An ingest that was killed may have sent what its successor sends again.
         frames = [
             frame
@@ -279,7 +288,7 @@ class SessionProcess:
             self._carry_out(control)
 
     def _carry_out(self, control: Control) -> None:
-        done = ControlDone(id=control.id, ok=True)
+        done: ControlDone | None = ControlDone(id=control.id, ok=True)
         try:
             match control.op:
                 case "pause":
@@ -289,13 +298,24 @@ class SessionProcess:
                 case "resume":
                     self.engine.paused = False
                 case "reset":
+                    self._answer_reset()
                     self._reset()
+                    # Whoever has the answer may say HELLO at once, which the ingest is to take.
+                    self._reset_order = (control.id, time.monotonic() + _RESET_S)
+                    done = None
         except SessionFolderError as error:
             done = ControlDone(id=control.id, ok=False, code="internal", reason=str(error))
-        self._outbox.send(encode(done))
+        if done is not None:
+            self._outbox.send(encode(done))
         if control.op == "resume":
             self.engine.publish()
         self._work()
+
+    def _answer_reset(self) -> None:
+        """The ingest knows the new epoch, or is away."""
+        if self._reset_order is not None:
+            self._outbox.send(encode(ControlDone(id=self._reset_order[0], ok=True)))
+            self._reset_order = None
 
     # Saving ----------------------------------------------------------------------------------
 

@@ -95,10 +95,12 @@ def test_verdicts_are_counted_and_timed(ingest: IngestHarness, what: Material) -
     greeted(ingest, client)
     session = take(ingest, client, 64)
     took = run_load([client], seconds=0.025, address=ingest.address)
-    assert client.settled and 0.025 <= took < 10.0
-    assert client.result.sent == client.result.due == 3
-    assert client.result.acked == 2 and client.result.rejected == {"bad_image": 1}
-    assert len(client.result.ack_ms) == 2 and min(client.result.ack_ms) > 0.0
+    assert client.settled and took >= 0.025
+    # The third one is due just before the end, which a busy machine may sleep through.
+    assert 2 <= client.result.sent == client.result.due <= 3
+    acked = client.result.sent - 1
+    assert client.result.acked == acked and client.result.rejected == {"bad_image": 1}
+    assert len(client.result.ack_ms) == acked and min(client.result.ack_ms) > 0.0
     session.close()
     client.close()
 

@@ -123,6 +123,9 @@ def test_a_reset_forgets_frames_and_tells_the_sender(tmp_path: Path) -> None:
         client.acked(2)
         assert [f.seq for f in session.batch(1).frames] == [0]
         session.reset()
+        # What a session waits for before it says that it is done.
+        while session.receive(CountsUpdate.KIND).read(CountsUpdate).epoch != 2:
+            pass
         kind, header = client.receive("ERROR")
         assert (kind, header["code"]) == ("ERROR", "bad_session")
         with ingest.client() as again:

@@ -27,7 +27,7 @@ from streamer.protocol.internal import (
 )
 from streamer.protocol.links import ControlDone
 from streamer.protocol.update_headers import ChunkHeader, MoveHeader
-from streamer.session import publication
+from streamer.session import process, publication
 from streamer.session.corrections import rigid
 from streamer.session.engine_state import engine_state
 from streamer.session.folder import states
@@ -211,6 +211,31 @@ def test_a_reset_in_the_middle_of_a_batch_comes_after_its_corrections(daemon: Da
     assert daemon.until(daemon.ingest, ResetDone.KIND).read(ResetDone).epoch == 2
     assert daemon.engine.frames_done == len(daemon.engine.trajectory) == 0
     assert daemon.engine.ahead.take() is None
+
+
+def test_a_reset_is_done_when_the_ingest_knows_of_it(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "_RESET_S", 3600.0)
+    daemon.batch(office(0, 4))
+    daemon.until_processed(4)
+    daemon.ask("reset")
+    reset = daemon.orders
+    assert daemon.until(daemon.ingest, ResetDone.KIND).read(ResetDone).epoch == 2
+    # Who has the answer may say HELLO at once, which an ingest that knows nothing would refuse.
+    for epoch in (1, 2):
+        assert daemon.order("pause").ok
+        counts = CountsUpdate(counts=Counts(), epoch=epoch)
+        daemon.ingest.send_multipart([NAME, *encode(counts)])
+    answer = daemon.answer()
+    assert (answer.id, answer.ok) == (reset, True)
+
+
+def test_a_reset_does_not_wait_for_an_ingest_that_is_away(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "_RESET_S", 0.1)
+    assert daemon.order("reset").ok
 
 
 def test_an_end_in_the_middle_of_a_batch_saves_all_of_it(daemon: Daemon) -> None:
