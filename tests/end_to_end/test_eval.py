@@ -60,7 +60,7 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     folder = tmp_path_factory.mktemp("evaluated")
     weights = folder / "weights.safetensors"
     weights.write_bytes(b"no weights")
-    arguments = ["--frames", "0:17", "--long-side", "64", "--at", "0.5,1", "--weights"]
+    arguments = ["--frames", "0:17", "--long-side", "64", "--at", "0.5,5", "--weights"]
     only = [str(weights), "--only", "learned", "sweep-only"]
     said = StringIO()
     with redirect_stdout(said), redirect_stderr(said):
@@ -75,7 +75,7 @@ def test_an_evaluation_leaves_figures_page_and_maps(evaluated: tuple[str, Path])
     (capture,) = report["captures"]
     _, run = capture["runs"]
     assert (run["label"], run["depth_given"], run["failed"]) == ("sweep only", False, None)
-    assert [result["record"]["at"] for result in run["maps"]] == [0.5, 1.0]
+    assert [result["record"]["at"] for result in run["maps"]] == [0.5, 5.0]
     last = run["maps"][-1]
     assert [view["seq"] for view in last["views"]] == [0, 8, 16]
     assert 8.0 < last["psnr"] < 60.0
@@ -84,7 +84,7 @@ def test_an_evaluation_leaves_figures_page_and_maps(evaluated: tuple[str, Path])
     ply = out / "maps" / capture["capture"] / "sweep-only" / last["record"]["file"]
     assert read_ply(ply).splats.count == last["record"]["splats"] > 100
     # The terminal has the same figures.
-    row = next(line for line in said.splitlines() if re.match(r"sweep only\s+1 s", line))
+    row = next(line for line in said.splitlines() if re.match(r"sweep only\s+5 s", line))
     assert f"{last['psnr']:.2f}" in row.split()
 
     page = Page((out / "report.html").read_text())

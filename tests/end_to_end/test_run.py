@@ -39,7 +39,7 @@ def test_run_leaves_map_report_and_pictures(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "made" / "here"
-    assert dispatch(["run", str(CAPTURE), "--out", str(out), "--time-limit", "3", *SMALL]) == 0
+    assert dispatch(["run", str(CAPTURE), "--out", str(out), "--time-limit", "5", *SMALL]) == 0
     assert "14 frames, 2 held out" in capsys.readouterr().out
     report = json.loads((out / "report.json").read_text())
     assert 0 < report["frames_done"] <= report["frames_in"] <= 14
@@ -158,7 +158,7 @@ def test_frames_that_cannot_be_read_are_named_and_the_rest_makes_the_map(
     # Of the frames kept back (0 and 8) one is spoiled as well, and a neighbour of the other.
     names = spoiled_capture(tmp_path / "spoiled", {3, 8, 9})
     out = tmp_path / "out"
-    small = ["--time-limit", "3", "--long-side", "64"]
+    small = ["--time-limit", "5", "--long-side", "64"]
     assert dispatch(["run", str(tmp_path / "spoiled"), "--out", str(out), *small]) == 1
     said = capsys.readouterr().out
     named = [line for line in said.splitlines() if line.startswith("unreadable: ")]
