@@ -70,7 +70,7 @@ def refused(subscriber: Subscriber) -> bool:
 
 def test_who_may_watch_has_the_map_and_gives_no_orders(served: Served) -> None:
     keys = served.keys.client("watcher", "watch")
-    with Requests(served.requests, timeout=2.0, keys=keys) as requests:
+    with Requests(served.requests, timeout=10.0, keys=keys) as requests:
         let_in(requests)
         assert len(requests.manifest("room").chunks) == 3
         assert requests.status("room").session == "room"
@@ -85,7 +85,7 @@ def test_who_may_watch_has_the_map_and_gives_no_orders(served: Served) -> None:
 
 def test_who_may_control_gives_orders_and_does_not_see_the_map(served: Served) -> None:
     keys = served.keys.client("operator", "control")
-    with Requests(served.requests, timeout=2.0, keys=keys) as requests:
+    with Requests(served.requests, timeout=10.0, keys=keys) as requests:
         let_in(requests)
         requests.pause("room")
         requests.resume("room")
@@ -101,7 +101,7 @@ def test_who_may_control_gives_orders_and_does_not_see_the_map(served: Served) -
 
 def test_who_may_control_some_sessions_orders_no_others_about(served: Served) -> None:
     keys = served.keys.client("cook", "control/kitchen", "control/lab-*")
-    with Requests(served.requests, timeout=2.0, keys=keys) as requests:
+    with Requests(served.requests, timeout=10.0, keys=keys) as requests:
         let_in(requests)
         before = list(served.feed.orders)
         orders = (requests.pause, requests.resume, requests.save, requests.reset)
@@ -160,7 +160,7 @@ def test_a_subscriber_gets_in_once_its_key_is_put_on_the_list(served: Served) ->
 
 def test_a_revoked_subscriber_is_cut_off_and_the_others_miss_nothing(served: Served) -> None:
     stays, goes = served.keys.client("stays", "watch"), served.keys.client("goes", "watch")
-    with Requests(served.requests, timeout=2.0, keys=goes) as requests:
+    with Requests(served.requests, timeout=10.0, keys=goes) as requests:
         let_in(requests)
     with (
         Subscriber(served.updates, served.requests, "room", keys=stays) as one,
@@ -177,7 +177,7 @@ def test_a_revoked_subscriber_is_cut_off_and_the_others_miss_nothing(served: Ser
             other.poll(0.02)
         assert not other.mirror.equals(served.feed.map)
     with (
-        Requests(served.requests, timeout=2.0, keys=goes) as requests,
+        Requests(served.requests, timeout=10.0, keys=goes) as requests,
         pytest.raises(DaemonSilent, match="does not allow this key"),
     ):
         requests.manifest("room")

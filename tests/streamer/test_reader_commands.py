@@ -95,7 +95,7 @@ def test_watch_tells_the_status(
 ) -> None:
     feed, addresses = daemon
     with repeating(lambda: feed.say_status(frames_in=4, frames_done=3, state="streaming")):
-        assert dispatch(["watch", *both(addresses), "--seconds", "3"]) == 0
+        assert dispatch(["watch", *both(addresses), "--seconds", "6"]) == 0
     out = capsys.readouterr().out
     assert "barn: streaming" in out
     assert "3/4 frames" in out
@@ -107,7 +107,7 @@ def test_watch_mirrors_the_map_to_a_file(
     feed, addresses = daemon
     ply = tmp_path / "mirror.ply"
     arguments = ["watch", *both(addresses), "--session", "barn", "--ply", str(ply)]
-    assert dispatch([*arguments, "--seconds", "2"]) == 0
+    assert dispatch([*arguments, "--seconds", "6"]) == 0
     content = read_ply(ply)
     expected = feed.map.splats_world().means.numpy()
     got = content.splats.means.numpy() + content.offset
@@ -120,7 +120,7 @@ def test_the_mirroring_example(daemon: tuple[Feed, dict[str, str]], tmp_path: Pa
     command = [sys.executable, str(ROOT / "examples" / "04_mirror_and_render.py")]
     command += ["--updates", addresses["updates"], "--requests", addresses["requests"]]
     result = subprocess.run(
-        [*command, "--seconds", "2", "--out", str(out)],
+        [*command, "--seconds", "8", "--out", str(out)],
         capture_output=True,
         text=True,
         timeout=150,
