@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -27,24 +27,31 @@ PUBLISHED = 100
 """Updates while one reader stands still: 101 MB of them."""
 
 
-class Reader:
-    """A subscriber in a thread of this process, and what it says."""
+class Listener:
+    """What a subscriber says, noted by a thread."""
 
-    def __init__(self, publisher: PublisherProcess, session: str) -> None:
+    def __init__(self, lines: Iterable[dict[str, object]]) -> None:
         self.news: list[dict[str, object]] = []
-        self._subscriber = Subscriber(publisher.updates, publisher.requests, session)
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._listen, daemon=True)
+        self._thread = threading.Thread(target=self._listen, args=(lines,), daemon=True)
         self._thread.start()
+
+    def _listen(self, lines: Iterable[dict[str, object]]) -> None:
+        for line in lines:
+            self.news.append(line)
 
     @property
     def seq(self) -> object:
         """Up to which it has everything."""
         return self.news[-1]["seq"] if self.news else None
 
-    def _listen(self) -> None:
-        for line in news(self._subscriber, self._ended):
-            self.news.append(line)
+
+class Reader(Listener):
+    """A subscriber in a thread of this process."""
+
+    def __init__(self, publisher: PublisherProcess, session: str) -> None:
+        self._subscriber = Subscriber(publisher.updates, publisher.requests, session)
+        self._ended = threading.Event()
+        super().__init__(news(self._subscriber, self._ended))
 
     def end(self) -> str:
         """The digest of its map."""
@@ -59,7 +66,7 @@ class Reader:
         self._subscriber.close()
 
 
-class ReaderProcess:
+class ReaderProcess(Listener):
     """The same in a process of its own, which can be stopped."""
 
     def __init__(self, publisher: PublisherProcess, session: str) -> None:
@@ -70,19 +77,8 @@ class ReaderProcess:
             stdout=subprocess.PIPE,
             text=True,
         )
-        self.news: list[dict[str, object]] = []
-        self._thread = threading.Thread(target=self._listen, daemon=True)
-        self._thread.start()
-
-    @property
-    def seq(self) -> object:
-        """Up to which it has everything."""
-        return self.news[-1]["seq"] if self.news else None
-
-    def _listen(self) -> None:
         assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.news.append(json.loads(line))
+        super().__init__(map(json.loads, self.process.stdout))
 
     def end(self) -> str:
         """The digest of its map."""
@@ -112,7 +108,7 @@ def publishing(folder: Path) -> Iterator[PublisherProcess]:
         publisher.kill()
 
 
-def wait_for_all(readers: Sequence[Reader | ReaderProcess], seq: int) -> None:
+def wait_for_all(readers: Sequence[Listener], seq: int) -> None:
     """Until every one of them has everything up to `seq`."""
     wait_for(lambda: all(reader.seq == seq for reader in readers), f"everybody at {seq}", 120.0)
 
