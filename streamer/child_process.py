@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import IO
 
 from streamer.child import PARENT_VARIABLE
 from streamer.control import control_identity
@@ -49,12 +50,15 @@ class ChildProcess:
     """Name of the session that this process runs."""
     on_death: Callable[[ChildProcess], None] | None = None
     """Told of every death."""
+    answers: bool = False
+    """Whether what it says on its standard output is kept for `read_answers`."""
     heard_at: float = 0.0
     """When it last said something on its control line."""
     deaths: int = 0
     start_at: float = 0.0
     _started: float = 0.0
     _output: bytearray = field(default_factory=bytearray)
+    _answers: bytearray = field(default_factory=bytearray)
 
     @property
     def label(self) -> str:
@@ -67,26 +71,20 @@ class ChildProcess:
         assert self.process is not None
         return control_identity(self.role, self.process.pid)
 
-    @property
-    def stderr_fd(self) -> int | None:
-        """Where its log lines come from."""
-        if self.process is None or self.process.stderr is None or self.process.stderr.closed:
-            return None
-        return self.process.stderr.fileno()
-
     def start(self) -> None:
         """Start it. From the main thread: the process ends when the starting thread does."""
         self.process = subprocess.Popen(
             [sys.executable, "-m", "streamer.child", *self.arguments],
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
+            stdout=subprocess.PIPE if self.answers else subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             env=child_environment(),
             # Ctrl-C is for the supervisor, which ends its processes in order.
             start_new_session=True,
         )
-        assert self.process.stderr is not None
-        os.set_blocking(self.process.stderr.fileno(), False)
+        for pipe in (self.process.stderr, self.process.stdout):
+            if pipe is not None:
+                os.set_blocking(pipe.fileno(), False)
         self.ready = False
         self.given_up = None
         self._started = time.monotonic()
@@ -114,30 +112,48 @@ class ChildProcess:
         if self._output:
             lines.append(self._output.decode("utf-8", "replace"))
             self._output.clear()
-        if self.process is not None and self.process.stderr is not None:
-            self.process.stderr.close()
+        if self.process is not None:
+            for pipe in (self.process.stderr, self.process.stdout):
+                if pipe is not None:
+                    pipe.close()
+        self._answers.clear()
         self.process = None
         return lines
 
     def read_lines(self) -> list[str]:
         """Log lines that came since, whole ones only."""
-        fd = self.stderr_fd
-        if fd is None:
-            return []
-        while True:
-            try:
-                data = os.read(fd, 65536)
-            except BlockingIOError:
-                break
-            if not data:
-                break
-            self._output += data
-        *lines, rest = bytes(self._output).split(b"\n")
-        self._output = bytearray(rest[:_LONGEST_LINE])
-        return [line.decode("utf-8", "replace") for line in lines if line.strip()]
+        return [] if self.process is None else _whole_lines(self.process.stderr, self._output)
+
+    def read_answers(self) -> list[str]:
+        """Lines of its standard output that came since, whole ones only."""
+        return [] if self.process is None else _whole_lines(self.process.stdout, self._answers)
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the process and all that it started."""
         if self.process is not None and self.process.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, number)
+
+
+def announced_page(answers: Sequence[str]) -> str | None:
+    """Where the live page's process serves it, if it says so among these lines of its own."""
+    addresses = [line.removeprefix("page ") for line in answers if line.startswith("page ")]
+    return addresses[-1] if addresses else None
+
+
+def _whole_lines(pipe: IO[bytes] | None, rest: bytearray) -> list[str]:
+    """What came through a pipe that does not block; `rest` is what the last line lacks an end of,
+    before and after."""
+    if pipe is None or pipe.closed:
+        return []
+    while True:
+        try:
+            data = os.read(pipe.fileno(), 65536)
+        except BlockingIOError:
+            break
+        if not data:
+            break
+        rest += data
+    *lines, last = bytes(rest).split(b"\n")
+    rest[:] = last[:_LONGEST_LINE]
+    return [line.decode("utf-8", "replace") for line in lines if line.strip()]

@@ -25,7 +25,15 @@ STOP_S = 8.0
 
 
 class DaemonFailed(OSError):
-    """The daemon ended, or was not ready in time; what it said itself is on stderr."""
+    """The daemon ended, or was not ready in time; what it said itself is on stderr.
+
+    Attributes:
+        code: the daemon's exit code, None where it still ran.
+    """
+
+    def __init__(self, message: str, code: int | None = None) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class DaemonProcess:
@@ -115,7 +123,8 @@ class DaemonProcess:
             ) from None
         if line is None:
             code = self._process.wait()
-            raise DaemonFailed(f"the daemon ended with exit code {code} before it was ready")
+            message = f"the daemon ended with exit code {code} before it was ready"
+            raise DaemonFailed(message, code)
         if line.startswith("ready"):
             words = line.split()
             pairs = zip(words[1::2], words[2::2], strict=False)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from streamer.config import ServeConfig, SessionConfig, ViewerConfig
+from streamer.daemon_process import DaemonFailed, DaemonProcess
 from streamer.diagnosis import port_is_free
 from streamer.sources import Capture, CaptureFrame, open_capture
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
-    from streamer.daemon_process import DaemonProcess
     from streamer.playback import Playback
     from streamer.subscriber import Subscriber
 
@@ -22,6 +24,8 @@ CAPTURE = Path(__file__).resolve().parents[1] / "examples" / "office"
 SESSION = "office"
 HOLD_OUT = 8
 _PATIENCE_S = 60.0
+_ANY_ADDRESS = "tcp://127.0.0.1:*"
+_USER_ERROR = 2  # exit code of `splatstream serve`
 
 
 class DemoError(ValueError):
@@ -52,6 +56,41 @@ def demo_config(session_dir: Path, *, long_side: int | None, page: bool) -> Serv
             enabled=page,
             port=defaults.viewer.port if port_is_free(defaults.viewer.port) else 0,
         ),
+    )
+
+
+@contextmanager
+def demo_daemon(config: ServeConfig) -> Iterator[DaemonProcess]:
+    """A running daemon with the settings of `demo_config`, which ends with the block.
+
+    A port that was free may be another's by the time the daemon binds it: two demos that are
+    started at once would both fail over each other. So where the daemon will not have its
+    settings, it is tried once more with free ports throughout.
+
+    Raises:
+        DaemonFailed: the daemon does not start.
+    """
+    daemon = DaemonProcess(config)
+    try:
+        daemon.start()
+    except DaemonFailed as failed:
+        if failed.code != _USER_ERROR:
+            raise
+        daemon = DaemonProcess(_anywhere(config))
+        daemon.start()
+    try:
+        yield daemon
+    finally:
+        daemon.stop()
+
+
+def _anywhere(config: ServeConfig) -> ServeConfig:
+    return dataclasses.replace(
+        config,
+        ingest=_ANY_ADDRESS,
+        updates=_ANY_ADDRESS,
+        requests=_ANY_ADDRESS,
+        viewer=dataclasses.replace(config.viewer, port=0),
     )
 
 

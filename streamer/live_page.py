@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 import signal
 import subprocess
 import threading
 import time
+from collections.abc import Callable
 from types import TracebackType
 
 import zmq
 
-from streamer.child_process import ChildProcess
-from streamer.config import ConfigError, PublisherConfig, ViewerConfig
-from streamer.preflight import claim_port
+from streamer.child_process import ChildProcess, announced_page
+from streamer.config import PublisherConfig, ViewerConfig
 from streamer.protocol import decode, encode
 from streamer.protocol.internal import Counts
 from streamer.protocol.links import Control, ControlDone, Resync
@@ -29,12 +28,19 @@ _ENDING_S = 5.0
 class LivePage:
     """Shows an engine's map while it grows; the engine's results go through `outbox`.
 
-    A context manager: the page comes up a few seconds after it was entered. Where the port of
-    `config` is taken (a daemon's page, say) the page takes a free one: `url` says which.
+    A context manager: the page comes up a few seconds after it was entered, and `announce` is told
+    its address then, by whoever calls `tell`. Where the port of `config` is taken (a daemon's page,
+    say) the page takes the next free one.
     """
 
-    def __init__(self, session: str, config: ViewerConfig | None = None) -> None:
-        self._config = _with_free_port(config or ViewerConfig())
+    def __init__(
+        self,
+        session: str,
+        announce: Callable[[str], None],
+        config: ViewerConfig | None = None,
+    ) -> None:
+        config = config or ViewerConfig()
+        self._announce = announce
         self._run_dir = make_run_dir()
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         anywhere = "tcp://127.0.0.1:*"
@@ -53,16 +59,12 @@ class LivePage:
                 "viewer",
                 *("--updates", self._publisher.addresses["updates"]),
                 *("--requests", self._publisher.addresses["requests"]),
-                *("--host", self._config.host),
-                *("--port", str(self._config.port)),
+                *("--host", config.host),
+                *("--port", str(config.port)),
             ],
+            answers=True,
         )
         self._told_at = 0.0
-
-    @property
-    def url(self) -> str:
-        """Where the page is."""
-        return f"http://{self._config.host}:{self._config.port}"
 
     def __enter__(self) -> LivePage:
         self._thread.start()
@@ -109,8 +111,14 @@ class LivePage:
             counts = Counts(frames_in=frames_in, waiting=waiting)
             self.outbox.hello()
             self.outbox.status(engine.status(), counts, state)
+        self._hear_page()
+
+    def _hear_page(self) -> None:
         for line in self._page.read_lines():
             print(line, flush=True)
+        url = announced_page(self._page.read_answers())
+        if url is not None:
+            self._announce(url)
 
     def _answer(self, engine: Engine) -> None:
         while True:
@@ -125,11 +133,3 @@ class LivePage:
                 reason = f"{order.op}: `splatstream run` takes no orders: use `splatstream serve`"
                 refusal = ControlDone(id=order.id, ok=False, code="internal", reason=reason)
                 self.outbox.send(encode(refusal))
-
-
-def _with_free_port(config: ViewerConfig) -> ViewerConfig:
-    try:
-        port = claim_port(config.host, config.port, "--viewer-port")
-    except ConfigError:
-        port = claim_port(config.host, 0, "--viewer-port")
-    return dataclasses.replace(config, port=port)

@@ -12,14 +12,13 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from types import FrameType
 
 import zmq
 
 from streamer.access.daemon import hand_out_own_keys, own_key_files, own_keys
-from streamer.child_process import ChildProcess
+from streamer.child_process import ChildProcess, announced_page
 from streamer.config import ServeConfig
 from streamer.config_files import write_run_config
 from streamer.control import CONTROL, bind, ipc_address
@@ -51,7 +50,6 @@ TERM_S = 4.0
 START_S = 600.0
 """A first start compiles kernels; after so long the daemon says that it does not come up."""
 MAX_START_DEATHS = 3
-PROBE_S = 0.5
 
 
 class StartFailed(ValueError):
@@ -71,7 +69,7 @@ class Supervisor:
         self._reporter = reporter
         self._stopping = 0
         self._announced = False
-        self._probe_at = 0.0
+        self._page_url: str | None = None
         self._manager = ServiceManager()
         self._view = DaemonView()
         self._metrics: MetricsServer | None = None
@@ -189,10 +187,13 @@ class Supervisor:
             key, server_key = own_key_files(self._run_dir)
             arguments += ["--key", str(key), "--server-key", str(server_key)]
         arguments += ["--log-json"] if config.log.json else []
-        return ChildProcess("viewer", arguments, on_death=self._count_death)
+        return ChildProcess("viewer", arguments, on_death=self._count_death, answers=True)
 
     def _look_after(self, child: ChildProcess) -> None:
         self._reporter.relay(child.label, child.read_lines())
+        if child is self._viewer:
+            # Its own word: another program may have taken the port that was free before.
+            self._page_url = announced_page(child.read_answers()) or self._page_url
         if child.process is None:
             if time.monotonic() >= child.start_at:
                 child.start()
@@ -317,15 +318,10 @@ class Supervisor:
         config = self._config.viewer
         if not config.enabled:
             return "viewer off"
-        if self._viewer is None:
-            return None
-        host = "127.0.0.1" if config.host in ("0.0.0.0", "") else config.host
-        now = time.monotonic()
-        if self._viewer.process is not None and now >= self._probe_at:
-            self._probe_at = now + PROBE_S
-            if _serves(host, config.port):
-                return f"viewer http://{host}:{config.port}"
-        return "viewer (does not start)" if self._viewer.deaths >= MAX_START_DEATHS else None
+        if self._page_url is not None:
+            return f"viewer {self._page_url}"
+        gone = self._viewer is not None and self._viewer.deaths >= MAX_START_DEATHS
+        return "viewer (does not start)" if gone else None
 
     @contextmanager
     def _folder(self) -> Iterator[Path]:
@@ -382,15 +378,3 @@ class Supervisor:
 
 def _view(child: ChildProcess) -> ProcessView:
     return ProcessView(child.label, None if child.process is None else child.process.pid)
-
-
-def _serves(host: str, port: int) -> bool:
-    # A bare connection would be logged by the page's server as a broken handshake.
-    connection = HTTPConnection(host, port, timeout=0.5)
-    try:
-        connection.request("GET", "/")
-        return connection.getresponse().status < 500
-    except (OSError, HTTPException):
-        return False
-    finally:
-        connection.close()

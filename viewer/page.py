@@ -50,4 +50,6 @@ def open_page(host: str, port: int, token: str | None = None) -> viser.ViserServ
 def address(server: viser.ViserServer) -> str:
     """The page's address as a person on this machine types it."""
     host = server.get_host()
-    return f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{server.get_port()}"
+    if ":" in host:
+        host = f"[{host}]"
+    return f"http://{'127.0.0.1' if host in ('0.0.0.0', '') else host}:{server.get_port()}"

@@ -20,6 +20,7 @@ from streamer.cli.console import console, frame_progress
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from streamer.config import ServeConfig
     from streamer.daemon_process import DaemonProcess
     from streamer.playback import Playback
     from streamer.sources import Capture, CaptureFrame
@@ -43,8 +44,7 @@ class Options:
 
 def run(options: Options) -> int:
     """Runs the demo; 1 where frames were rejected."""
-    from streamer.daemon_process import DaemonProcess
-    from streamer.demo import DemoError, demo_capture, demo_config, page_address
+    from streamer.demo import DemoError, demo_capture, demo_config, demo_daemon, page_address
 
     if options.once and options.out is None:
         raise DemoError("--once leaves its results in a folder: give it by --out DIR")
@@ -56,8 +56,8 @@ def run(options: Options) -> int:
     with tempfile.TemporaryDirectory(prefix="splatstream-demo-") as folder:
         config = demo_config(Path(folder), long_side=options.long_side, page=not options.once)
         if options.once:
-            return _once(options, capture, DaemonProcess(config), out)
-        with DaemonProcess(config) as daemon:
+            return _once(options, capture, config, out)
+        with demo_daemon(config) as daemon:
             page = escape(page_address(daemon.addresses))
             out.print(f"live page: [bold]{page}[/]")
             playback = _play(options, capture.frames, capture, daemon, out)
@@ -98,15 +98,15 @@ def _play(
         return play(client, frames, rate=options.rate, progress=progress)
 
 
-def _once(options: Options, capture: Capture, daemon: DaemonProcess, out: Console) -> int:
-    from streamer.demo import HOLD_OUT, SESSION, leave_results, wait_for_map
+def _once(options: Options, capture: Capture, config: ServeConfig, out: Console) -> int:
+    from streamer.demo import HOLD_OUT, SESSION, demo_daemon, leave_results, wait_for_map
     from streamer.run import output_folder
     from streamer.subscriber import Subscriber
 
     assert options.out is not None
     folder = output_folder(options.out)
     given, kept = capture.hold_out(HOLD_OUT)
-    with daemon:
+    with demo_daemon(config) as daemon:
         addresses = daemon.addresses
         with Subscriber(addresses["updates"], addresses["requests"], SESSION) as subscriber:
             playback = _play(options, given, capture, daemon, out, subscriber.poll)

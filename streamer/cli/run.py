@@ -100,8 +100,10 @@ def run(options: Options) -> int:
         if options.viewer:
             from streamer.live_page import LivePage
 
-            with LivePage(session_name(capture.name)) as page:
-                screen.print(f"live page: {page.url}")
+            def announce(url: str) -> None:
+                screen.print(f"live page: {escape(url)}")
+
+            with LivePage(session_name(capture.name), announce) as page:
                 engine.outbox = page.outbox
                 shown = _shown(progress.update, page, plan)
                 outcome = run_capture(engine, plan, progress=shown, stopped=lambda: interrupt.came)

@@ -24,7 +24,14 @@ from gs_decoder import read_ply
 from streamer.cli import dispatch
 from streamer.config import ServeConfig, SessionConfig, ViewerConfig
 from streamer.daemon_process import DaemonFailed, DaemonProcess
-from streamer.demo import CAPTURE, DemoError, free_address, page_address, wait_for_map
+from streamer.demo import (
+    CAPTURE,
+    DemoError,
+    demo_daemon,
+    free_address,
+    page_address,
+    wait_for_map,
+)
 from streamer.protocol.requests import StatusAnswer
 from streamer.requests import Requests
 from streamer.subscriber import Subscriber
@@ -229,6 +236,17 @@ def test_demo_takes_a_free_address_where_its_own_is_taken(daemon: DaemonProcess)
     assert free_address(f"tcp://127.0.0.1:{port}") == f"tcp://127.0.0.1:{port}"
 
 
+def test_demo_goes_elsewhere_where_another_takes_its_address_first(
+    daemon: DaemonProcess, tmp_path: Path
+) -> None:
+    late = config(tmp_path)
+    late.updates = daemon.addresses["updates"]
+    with demo_daemon(late) as running:
+        assert not set(running.addresses.values()) & set(daemon.addresses.values())
+        with Requests(running.addresses["requests"]) as asking:
+            assert asking.sessions() == []
+
+
 def follow(daemon: DaemonProcess, frames: int, **options: float) -> float:
     addresses = daemon.addresses
     with Subscriber(addresses["updates"], addresses["requests"], "nobody") as subscriber:
@@ -297,7 +315,6 @@ def test_demo_serves_its_page_until_interrupted() -> None:
     process = subprocess.Popen(
         [*COMMAND, "demo", "--rate", "20", "--long-side", "64"],
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
         text=True,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
     )
