@@ -21,11 +21,10 @@ from gs_decoder.ply import write_aside
 from streamer.camera import CameraModel
 from streamer.camera_paths import mean_up
 from streamer.map_source import OpenMap
+from streamer.trajectory import UNKNOWN_LENS
 
 _LONG_SIDE = 320
 """Pixels of the pictures that are fused: finer than this no map of today is."""
-UNKNOWN_LENS = CameraModel.pinhole(320, 240, 320.0, 320.0, 160.0, 120.0)
-"""Of cameras that come without: narrow, so that the map was seen wherever it looks."""
 
 
 def mesh_map(

@@ -16,6 +16,8 @@ from streamer.sources import nerfstudio, open_capture, tum
 from streamer.sources.capture import DEFAULT_INTERVAL_NS, nanoseconds
 
 CAMERAS_FILE = "cameras.json"
+UNKNOWN_LENS = CameraModel.pinhole(320, 240, 320.0, 320.0, 160.0, 120.0)
+"""Of cameras that come without: narrow, so that the map was seen wherever it looks."""
 
 
 class TrajectoryError(ValueError):

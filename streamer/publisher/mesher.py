@@ -39,9 +39,8 @@ class Mesher:
         """
         if not records or not c2w:
             raise ProtocolError("busy", "the map has no key frame with splats yet: ask again later")
-        from streamer.meshing import UNKNOWN_LENS
         from streamer.publisher.jobs import export_ply
-        from streamer.trajectory import CAMERAS_FILE, write_cameras
+        from streamer.trajectory import CAMERAS_FILE, UNKNOWN_LENS, write_cameras
 
         with tempfile.TemporaryDirectory(prefix="splatstream-mesh-") as name:
             folder = Path(name)
