@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from streamer.child import PARENT_VARIABLE
+from streamer.niceness import make_way
 from streamer.protocol import ProtocolError
 from streamer.protocol.limits import MAX_PART_BYTES
 from streamer.publisher.table import ChunkRecord
@@ -75,11 +75,11 @@ class Mesher:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
                 text=True,
+                start_new_session=True,
                 env={**os.environ, PARENT_VARIABLE: str(os.getpid()), "OMP_WAIT_POLICY": "passive"},
             )
         # Frames come first.
-        with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, process.pid, _NICENESS)
+        make_way(process.pid, _NICENESS)
         try:
             _, errors = process.communicate(timeout=TIMEOUT_S)
         except subprocess.TimeoutExpired:
