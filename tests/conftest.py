@@ -3,6 +3,7 @@ which no worker is left with a long file at the end."""
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -39,6 +40,12 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     if not is_worker and not any((ROOT / "gs_decoder").rglob("*.nbc")):
         warm_up = "from streamer.session.engine import Engine; Engine().warm_up(48, 64)"
         subprocess.run([sys.executable, "-c", warm_up], cwd=ROOT, check=True)
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Whoever stops a run of minutes before its end knows all the same what failed."""
+    if report.failed and "PYTEST_XDIST_WORKER" not in os.environ:
+        print(f"\n{report.nodeid} failed ({report.when})", file=sys.stderr, flush=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
