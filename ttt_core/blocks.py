@@ -89,9 +89,8 @@ class FastWeightLayer(nn.Module):
         self.rule = config.update_rule()
         self.reduce: Callable[[Tensor], Tensor] | None = None
         """Sums a chunk's gradient over processes when its tokens are spread over several."""
-        self.w0 = nn.Parameter(torch.randn(heads, head_dim, hidden) / math.sqrt(head_dim))
-        self.w1 = nn.Parameter(torch.randn(heads, hidden, head_dim) / math.sqrt(hidden))
-        self.w2 = nn.Parameter(torch.randn(heads, head_dim, hidden) / math.sqrt(head_dim))
+        drawn = memory.drawn_weights(heads, head_dim, hidden)
+        self.w0, self.w1, self.w2 = map(nn.Parameter, drawn)
         self.to_qkv = linear(width, 3 * width)
         self.c_proj = linear(width, width)
         self.lr_fc = linear(width, 3 * heads, bias=True)

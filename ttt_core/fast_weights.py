@@ -11,6 +11,7 @@ Shape suffixes: B batch items, H heads, N tokens, D head dimension, M hidden uni
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -39,6 +40,16 @@ class UpdateRule:
     @property
     def elastic(self) -> bool:
         return self.elastic_lambda > 0
+
+
+def drawn_weights(heads: int, head_dim: int, hidden: int) -> FastWeights:
+    """Random weights before anything was learned: w0 and w2 (H, D, M), w1 (H, M, D), drawn so that
+    inputs of unit variance give outputs of unit variance."""
+    return FastWeights(
+        w0=torch.randn(heads, head_dim, hidden) / math.sqrt(head_dim),
+        w1=torch.randn(heads, hidden, head_dim) / math.sqrt(hidden),
+        w2=torch.randn(heads, head_dim, hidden) / math.sqrt(head_dim),
+    )
 
 
 def newton_schulz(
@@ -111,6 +122,21 @@ def ascent_direction(
         w1=(silu * up * rate1).mT @ values,
         w2=(keys * rate2).mT @ (d_hidden * silu),
     )
+
+
+def scaled_step(
+    weights: FastWeights,
+    direction: FastWeights,
+    scales: Tensor,  # (3,), of the steps of w0, w1 and w2
+    norms: FastWeights,
+) -> FastWeights:
+    """One orthogonalised step along `direction`; columns are then scaled to `norms` (see
+    `column_norms`)."""
+    stepped = []
+    for index, (old, gradient, norm) in enumerate(zip(weights, direction, norms)):
+        new = old + scales[index] * newton_schulz(gradient)
+        stepped.append(new / (column_norms(new) + NORM_EPS) * norm)
+    return FastWeights(*stepped)
 
 
 def _elastic_pull(

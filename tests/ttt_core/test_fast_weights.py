@@ -12,11 +12,13 @@ from torch import Tensor
 
 from ttt_core import FastWeights
 from ttt_core.fast_weights import (
+    UpdateRule,
     ascent_direction,
     column_norms,
     initial_layer_state,
     newton_schulz,
     read,
+    scaled_step,
     write,
 )
 
@@ -139,3 +141,21 @@ def test_heads_are_independent_without_the_elastic_option() -> None:
         )
         for a, b in zip(both.weights, one.weights):
             torch.testing.assert_close(a[head : head + 1], b)
+
+
+def test_a_scaled_step_of_one_is_a_plain_write() -> None:
+    weights, tokens = random_memory(), random_tokens()
+    state = initial_layer_state(weights, 1, elastic=False)
+    direction = ascent_direction(weights, *tokens)
+    rule = UpdateRule(
+        newton_schulz_dtype=torch.float32, elastic_lambda=0.0, fisher_alpha=0.0, anchor_beta=0.0
+    )
+    expected = write(state, *tokens, rule).weights
+    ones = torch.ones(3, dtype=torch.float64)
+    for ours, theirs in zip(scaled_step(weights, direction, ones, state.norms), expected):
+        torch.testing.assert_close(ours, theirs)
+    still = scaled_step(weights, direction, 0 * ones, state.norms)
+    only_w1 = scaled_step(weights, direction, ones * torch.tensor([0, 1, 0]), state.norms)
+    torch.testing.assert_close(still.w0, weights.w0, rtol=1e-4, atol=0)
+    torch.testing.assert_close(only_w1.w0, still.w0)
+    torch.testing.assert_close(only_w1.w1, expected.w1)

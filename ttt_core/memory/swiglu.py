@@ -21,10 +21,12 @@ from ttt_core.memory.interface import PlaceMemory
 from ttt_core.memory.state import MemoryState
 from ttt_core.state import FastWeights
 
-_FEATURES = 96
-_DEVIATIONS = (1.0, 2.5)
-_FIRST_STEP = 0.5
-_KEY_EPS = 1e-5
+PLACE_FEATURES = 96
+DEVIATIONS = (1.0, 2.5)
+"""Of the first frequencies, radians a unit."""
+FIRST_STEP = 0.5
+"""Scale of the orthogonalised steps before training."""
+KEY_EPS = 1e-5
 
 
 class SwiGluMemory(PlaceMemory):
@@ -39,15 +41,13 @@ class SwiGluMemory(PlaceMemory):
     def __init__(self, value_width: int = 64, expansion: int = 2) -> None:
         super().__init__()
         self.value_width = value_width
-        self.features = FourierFeatures(_FEATURES, _DEVIATIONS)
-        self.to_key = linear(_FEATURES, value_width)
-        nn.init.normal_(self.to_key.weight, std=1 / math.sqrt(_FEATURES))
-        hidden = value_width * expansion
-        self.w0 = nn.Parameter(torch.randn(1, value_width, hidden) / math.sqrt(value_width))
-        self.w1 = nn.Parameter(torch.randn(1, hidden, value_width) / math.sqrt(hidden))
-        self.w2 = nn.Parameter(torch.randn(1, value_width, hidden) / math.sqrt(value_width))
+        self.features = FourierFeatures(PLACE_FEATURES, DEVIATIONS)
+        self.to_key = linear(PLACE_FEATURES, value_width)
+        nn.init.normal_(self.to_key.weight, std=1 / math.sqrt(PLACE_FEATURES))
+        first = fast_weights.drawn_weights(1, value_width, value_width * expansion)
+        self.w0, self.w1, self.w2 = map(nn.Parameter, first)
         self.answer_norm = RMSNorm(value_width, fast_weights.NORM_EPS**2)
-        self.log_steps = nn.Parameter(torch.full((3,), math.log(_FIRST_STEP)))
+        self.log_steps = nn.Parameter(torch.full((3,), math.log(FIRST_STEP)))
         self.reduce: Callable[[Tensor], Tensor] | None = None
         """Sums a batch's gradient over processes when its points are spread over several."""
 
@@ -66,13 +66,9 @@ class SwiGluMemory(PlaceMemory):
         ascent = fast_weights.ascent_direction(before, self._keys(places), values, weights)
         if self.reduce is not None:
             ascent = ascent.map(self.reduce)
-        steps = self.log_steps.exp()
-        after = {}
-        for index, name in enumerate(FastWeights._fields):
-            stepped = before[index] + steps[index] * fast_weights.newton_schulz(ascent[index])
-            norms = fast_weights.column_norms(stepped) + fast_weights.NORM_EPS
-            after[name] = stepped / norms * fast_weights.column_norms(first[index])
-        return MemoryState(after)
+        norms = first.map(fast_weights.column_norms)
+        after = fast_weights.scaled_step(before, ascent, self.log_steps.exp(), norms)
+        return MemoryState(after._asdict())
 
     def _first(self) -> FastWeights:
         return FastWeights(self.w0, self.w1, self.w2)
@@ -82,4 +78,4 @@ class SwiGluMemory(PlaceMemory):
         return FastWeights(**state.tensors)
 
     def _keys(self, places: Tensor) -> Tensor:
-        return F.normalize(self.to_key(self.features(places)), dim=-1, eps=_KEY_EPS)
+        return F.normalize(self.to_key(self.features(places)), dim=-1, eps=KEY_EPS)
