@@ -1,6 +1,6 @@
 """Fast weights: size of the carried state, and time per batch as the stream grows.
 
-    python benchmarks/fast_weights.py [--memory ridge swiglu tokens none] [--height 160]
+    python benchmarks/fast_weights.py [--memory ridge swiglu tokens anchored none] [--height 160]
                                       [--width 240] [--views 4] [--repeats 3] [--threads 1]
                                       [--skip-recompute] [--capture DIR] [--json FILE]
 
@@ -46,7 +46,7 @@ MID_SIZE = ReconstructorConfig(
     width=192, layers=6, patch_size=8, attention_head_dim=32, fast_weight_head_dim=64
 )
 
-Memory = Literal["ridge", "swiglu", "tokens", "none"]
+Memory = Literal["ridge", "swiglu", "tokens", "anchored", "none"]
 
 
 class Carried(Protocol):

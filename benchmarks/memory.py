@@ -59,6 +59,7 @@ RUNS = (
     "none:0",
     "ridge:0",
     "tokens:0",
+    "anchored:0",
     "swiglu:0",
     "none:1",
     "ridge:1",
@@ -255,7 +256,7 @@ def _based(options: Train, supply: Supply, memory: str, seed: int) -> CompactNet
     missing, unknown = network.load_state_dict(start, strict=False)
     assert not unknown, unknown
     of_volume = ("memory.", "reader.", "writer.", "color_of_value.")
-    fresh = ("blocks.",) if memory == "tokens" else of_volume
+    fresh = {"tokens": ("blocks.",), "anchored": ("anchored.",)}.get(memory, of_volume)
     assert all(name.startswith(fresh) for name in missing), missing
     return network
 
@@ -308,7 +309,7 @@ def _comparisons(
 ) -> list[dict[str, Any]]:
     pairs = [
         *((f"{form}:{seed}", f"none:{seed}") for seed in (0, 1) for form in ("ridge", "swiglu")),
-        ("tokens:0", "none:0"),
+        *((f"{form}:0", "none:0") for form in ("tokens", "anchored")),
         *((f"ridge:{seed}", f"none-longer:{seed}") for seed in (0, 1)),
     ]
     rows = []

@@ -87,7 +87,12 @@ def test_untrained_model_says_so() -> None:
 @pytest.mark.parametrize("memory", CARRIED)
 def test_fast_weights_run_and_are_carried(memory: str) -> None:
     states, _ = run(build(memory), batches(3))
-    fast = {"ridge": "solution", "swiglu": "w1", "tokens": "layers.0.weights.w1"}[memory]
+    fast = {
+        "ridge": "solution",
+        "swiglu": "w1",
+        "tokens": "layers.0.weights.w1",
+        "anchored": "anchored.w1",
+    }[memory]
     for before, after in pairwise(states):
         old, new = before.memory[fast], after.memory[fast]
         assert (new - old).norm() > 1e-2 * new.norm()

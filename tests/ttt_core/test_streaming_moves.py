@@ -178,7 +178,7 @@ def test_confirmed_and_unknown_poses_change_nothing() -> None:
     assert same_state(model.move(model.initial_state(), poses_of(state)), model.initial_state())
 
 
-@pytest.mark.parametrize("memory", ["swiglu", "tokens", "none"])
+@pytest.mark.parametrize("memory", ["swiglu", "tokens", "anchored", "none"])
 def test_memories_that_cannot_be_edited_stay_as_they_are(memory: str) -> None:
     model = build(memory)
     states, _ = run(model, batches(2))

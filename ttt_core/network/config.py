@@ -11,9 +11,10 @@ from ttt_core.matching import CELL
 PATCH = 2 * CELL
 """Side of a token in pixels."""
 
-MEMORIES = ("ridge", "swiglu", "tokens", "none")
+MEMORIES = ("ridge", "swiglu", "tokens", "anchored", "none")
 """Forms of the carried memory: two fast-weight volumes, read along the ray (ridge regression, and
-the paper's SwiGLU with Muon steps), the paper's token-level fast weights, and nothing."""
+the paper's SwiGLU with Muon steps), the paper's token-level fast weights, others whose keys are
+anchored in 3D, and nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

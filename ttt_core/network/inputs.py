@@ -154,6 +154,14 @@ def patch_centres(rows: int, columns: int, side: int, like: Tensor) -> Tensor:
     return torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).flatten(0, 1)
 
 
+def patch_rays(views: NetworkInput, side: int) -> tuple[Tensor, Tensor]:
+    """Rays through the centres of patches: origins (B, V, 1, 3), directions (B, V, N, 3)."""
+    rows, columns = (pixels // side for pixels in views.image.shape[-2:])
+    centres = patch_centres(rows, columns, side, views.fxfycxcy)
+    centres = centres.expand(*views.fxfycxcy.shape[:2], -1, -1)
+    return pixel_rays(views.fxfycxcy, views.c2w, centres)
+
+
 def log_planes(log_range: Tensor, planes: int) -> Tensor:
     """Log depth of the centres of `planes` equal parts of the range: (B, V, 2) -> (B, V, D)."""
     near, far = log_range.split(1, dim=-1)

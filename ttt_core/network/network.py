@@ -20,11 +20,12 @@ from torch import Tensor, nn
 from ttt_core.blocks import Block, linear
 from ttt_core.matching import CELL
 from ttt_core.memory import MemoryState, PlaceMemory, RidgeMemory, SignedSamples, SwiGluMemory
+from ttt_core.network.anchored import AnchoredTokens
 from ttt_core.network.config import PATCH, NetworkConfig
 from ttt_core.network.inputs import (
     NetworkInput,
     blind_views,
-    patch_centres,
+    patch_rays,
     pixel_rays,
     plane_histogram,
 )
@@ -34,7 +35,7 @@ from ttt_core.network.tokens import (
     CELL_INPUT,
     cell_input,
     expected_depth,
-    patches,
+    surest_pixels,
     token_cost,
     upsampled,
 )
@@ -89,6 +90,7 @@ class CompactNetwork(nn.Module):
             self.reader = VolumeReader(width, value_width, config.ray_samples)
             self.writer = VolumeWriter(width, value_width, channels)
             self.color_of_value = nn.Linear(value_width, 3)
+        self.anchored = AnchoredTokens(width) if config.memory == "anchored" else None
 
     @property
     def corrects(self) -> bool:
@@ -99,6 +101,8 @@ class CompactNetwork(nn.Module):
         """Nothing written yet."""
         if self.memory is not None:
             state = self.memory.initial_state(streams).tensors
+        elif self.anchored is not None:
+            state = self.anchored.initial_state(streams).tensors
         elif self.config.memory == "tokens":
             layers = tuple(b.initial_state(streams) for b in cast(Iterable[Block], self.blocks))
             state = ReconstructorState(layers).named()
@@ -142,11 +146,9 @@ class CompactNetwork(nn.Module):
         confidence = views.confidence + (torch.sigmoid(changed) - torch.sigmoid(logit))
 
         record = None
-        if write and self.memory is not None:
-            record = self._describe(tokens, log_depth, confidence, views.valid, memory)
-            memory = self._written(self.writer.samples(record, views.fxfycxcy, views.c2w), memory)
-        elif write and self.config.memory == "tokens":
-            memory = MemoryState({**memory.tensors, "written": memory["written"] + 1})
+        if write and memory.tensors:
+            core, record = self._written(views, tokens, log_depth, confidence, memory)
+            memory = MemoryState({**core.tensors, "written": memory["written"] + 1})
         return NetworkOutput(
             log_depth=log_depth,
             confidence=confidence.clamp(0, 1),
@@ -189,9 +191,7 @@ class CompactNetwork(nn.Module):
         views = blind_views(fxfycxcy, c2w, height, width, log_range)
         seen, _ = self._tokens(views, memory, write=False)
         log_depth, confidence = expected_depth(seen.logits, log_range)
-        centres = patch_centres(height // PATCH, width // PATCH, PATCH, fxfycxcy)
-        centres = centres.expand(*fxfycxcy.shape[:2], -1, -1)
-        origins, directions = pixel_rays(fxfycxcy, c2w, centres)
+        origins, directions = patch_rays(views, PATCH)
         places = origins + directions * log_depth.exp()[..., None]
         held, _ = self.memory.read(self._core(memory), places.flatten(1, 2))
         color = torch.sigmoid(self.color_of_value(held)).view(*log_depth.shape, 3)
@@ -228,10 +228,35 @@ class CompactNetwork(nn.Module):
     def _core(memory: MemoryState) -> MemoryState:
         return MemoryState({n: t for n, t in memory.tensors.items() if n != "written"})
 
-    def _written(self, samples: tuple[Tensor, Tensor, Tensor], memory: MemoryState) -> MemoryState:
+    def _written(
+        self,
+        views: NetworkInput,
+        tokens: Tensor,
+        log_depth: Tensor,
+        confidence: Tensor,
+        memory: MemoryState,
+    ) -> tuple[MemoryState, WriteRecord | None]:
+        """The memory after a batch, without its count, and what the batch wrote if that can be
+        told: each token writes what it saw, at its surest valid pixel."""
+        core = self._core(memory)
+        if self.config.memory == "tokens":
+            return core, None  # the blocks have written already
+        surest = surest_pixels(log_depth, confidence, views.valid, PATCH)
+        if self.anchored is not None:
+            rays = pixel_rays(views.fxfycxcy, views.c2w, surest.pixels)
+            return self.anchored.write(core, tokens, *rays, surest), None
         assert self.memory is not None
-        core = self.memory.write(self._core(memory), *samples)
-        return MemoryState({**core.tensors, "written": memory["written"] + 1})
+        record = self.writer.describe(
+            tokens,
+            surest.confidence,
+            surest.log_depth,
+            surest.pixels,
+            int(memory["written"].max()),
+        )
+        if surest.valid is not None:
+            record = replace(record, weights=record.weights * surest.valid[..., None, None])
+        samples = self.writer.samples(record, views.fxfycxcy, views.c2w)
+        return self.memory.write(core, *samples), record
 
     def _tokens(
         self, views: NetworkInput, memory: MemoryState, *, write: bool
@@ -246,10 +271,15 @@ class CompactNetwork(nn.Module):
         cost = token_cost(views.cells, self.config.planes)  # (B, V, N, D)
         prior_logits = self.prior_planes(stem).flatten(2).mT.unflatten(0, (streams, count))
         prior_logits = prior_logits - self.log_sharpness.exp() * cost
-        along = self._along_rays(views, memory, tokens, cost, prior_logits, rows, columns)
+        along = self._along_rays(views, memory, tokens, cost, prior_logits)
         decoded = self.ray_3(along).squeeze(1).view_as(prior_logits)
         spread = self.from_ray(along.flatten(1))  # (B*V*N, cell)
         spread = spread.view(streams * count, rows, columns, -1).movedim(-1, 1)
+        if self.anchored is not None:
+            expected, _ = expected_depth(prior_logits.detach(), views.log_range)
+            rays = patch_rays(views, PATCH)
+            answer = self.anchored.read(self._core(memory), tokens, *rays, expected)
+            stem = stem + answer.flatten(0, 1).mT.reshape(stem.shape)
         mixed = F.gelu(self.merge(torch.cat((stem, spread), dim=1)))
         mixed, memory = self._mix(mixed, memory, streams, write)
         logits = self.planes(mixed).flatten(2).mT.unflatten(0, (streams, count))
@@ -262,8 +292,6 @@ class CompactNetwork(nn.Module):
         tokens: Tensor,
         cost: Tensor,
         prior_logits: Tensor,
-        rows: int,
-        columns: int,
     ) -> Tensor:
         """(B*V*N, ray_width/2, D): every token's ray, decoded."""
         planes = self.config.planes
@@ -283,12 +311,8 @@ class CompactNetwork(nn.Module):
         if self.memory is None:
             answer = channels.new_zeros(shape[0], ANSWER_CHANNELS, planes)
         else:
-            centres = patch_centres(rows, columns, PATCH, views.fxfycxcy)
-            centres = centres.expand(*views.fxfycxcy.shape[:2], -1, -1)
-            origins, directions = pixel_rays(views.fxfycxcy, views.c2w, centres)
-            answer = self.reader(
-                self.memory, self._core(memory), tokens, origins, directions, views.log_range
-            )
+            rays = patch_rays(views, PATCH)
+            answer = self.reader(self.memory, self._core(memory), tokens, *rays, views.log_range)
             answer = answer.flatten(0, 2).mT  # (B*V*N, channels, M)
             answer = F.interpolate(answer, size=planes, mode="linear")
         along = torch.cat((channels.reshape(shape), answer.to(channels.dtype)), dim=1)
@@ -344,34 +368,6 @@ class CompactNetwork(nn.Module):
         return dict(
             zip(RESIDUAL_CHANNELS, residuals.split(list(RESIDUAL_CHANNELS.values()), dim=2))
         )
-
-    def _describe(
-        self,
-        tokens: Tensor,
-        log_depth: Tensor,
-        confidence: Tensor,
-        valid: Tensor | None,
-        memory: MemoryState,
-    ) -> WriteRecord:
-        """The surest valid pixel of each token, and what the token saw; without weight where no
-        pixel is valid."""
-        depth, trust = (patches(t.detach(), PATCH) for t in (log_depth, confidence))
-        if valid is not None:
-            says = patches(valid, PATCH)
-            trust = torch.where(says, trust, -1.0)
-        best, place = trust.max(dim=-1)  # (B, V, N)
-        surest = depth.gather(-1, place[..., None]).squeeze(-1)
-        columns = log_depth.shape[-1] // PATCH
-        token = torch.arange(place.shape[-1], device=place.device)
-        x = (token % columns) * PATCH + place % PATCH
-        y = (token // columns) * PATCH + place // PATCH
-        pixels = torch.stack((x, y), dim=-1).to(log_depth.dtype) + 0.5
-        written = int(memory["written"].max())
-        if valid is None:
-            return self.writer.describe(tokens, best, surest, pixels, written)
-        record = self.writer.describe(tokens, best.clamp_min(0), surest, pixels, written)
-        weights = record.weights * says.any(dim=-1)[..., None, None]
-        return replace(record, weights=weights)
 
 
 def _zeroed(layer: nn.Conv1d | nn.Conv2d) -> Any:

@@ -5,6 +5,8 @@ Shape suffixes: B streams, V views, N tokens of a view (row-major), D planes.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -42,6 +44,39 @@ def patches(picture: Tensor, side: int) -> Tensor:
     """(B, V, H, W) -> (B, V, N, side*side), row-major inside and outside."""
     cut = picture.unflatten(-1, (-1, side)).unflatten(-3, (-1, side)).transpose(-3, -2)
     return cut.flatten(-2).flatten(-3, -2)
+
+
+class SurestPixels(NamedTuple):
+    """The surest valid pixel of each token, where the token writes."""
+
+    confidence: Tensor  # (B, V, N), 0..1
+    log_depth: Tensor  # (B, V, N)
+    pixels: Tensor  # (B, V, N, 2), x and y
+    valid: Tensor | None  # (B, V, N) bool, False where no pixel is valid; None: all are
+
+
+def surest_pixels(
+    log_depth: Tensor,  # (B, V, H, W)
+    confidence: Tensor,  # (B, V, H, W)
+    valid: Tensor | None,  # (B, V, H, W) bool; None: all are
+    side: int,
+) -> SurestPixels:
+    """Where tokens of `side` pixels are surest; gradients end here."""
+    depth, trust = (patches(t.detach(), side) for t in (log_depth, confidence))
+    says = None if valid is None else patches(valid, side)
+    if says is not None:
+        trust = torch.where(says, trust, -1.0)
+    best, place = trust.max(dim=-1)  # (B, V, N)
+    columns = log_depth.shape[-1] // side
+    token = torch.arange(place.shape[-1], device=place.device)
+    x = (token % columns) * side + place % side
+    y = (token // columns) * side + place // side
+    return SurestPixels(
+        confidence=best if says is None else best.clamp_min(0),
+        log_depth=depth.gather(-1, place[..., None]).squeeze(-1),
+        pixels=torch.stack((x, y), dim=-1).to(log_depth.dtype) + 0.5,
+        valid=None if says is None else says.any(dim=-1),
+    )
 
 
 def upsampled(tokens: Tensor, rows: int, columns: int, like: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ttt_core.memory import MemoryState, RidgeMemory
 from ttt_core.network import PATCH, CompactNetwork, NetworkInput
-from ttt_core.network.inputs import log_planes, patch_centres, pixel_rays
+from ttt_core.network.inputs import log_planes, patch_rays
 from ttt_core.training.collate import StreamStep
 
 
@@ -54,9 +54,6 @@ class MemoryFigures:
 
 def _read_places(views: NetworkInput, samples: int) -> Tensor:
     """(B, V*N*samples, 3): where `VolumeReader` asks for these views."""
-    rows, columns = (side // PATCH for side in views.image.shape[-2:])
-    centres = patch_centres(rows, columns, PATCH, views.fxfycxcy)
-    centres = centres.expand(*views.fxfycxcy.shape[:2], -1, -1)
-    origins, directions = pixel_rays(views.fxfycxcy, views.c2w, centres)
+    origins, directions = patch_rays(views, PATCH)
     depth = log_planes(views.log_range, samples).exp()[:, :, None, :, None]
     return (origins[..., None, :] + directions[..., None, :] * depth).flatten(1, -2)

@@ -145,7 +145,7 @@ def test_each_token_writes_at_its_surest_pixel() -> None:
             assert record.log_depth[0, view, token] == batch.log_depth[0, view, y, x]
 
 
-@pytest.mark.parametrize("memory", ["swiglu", "tokens", "none"])
+@pytest.mark.parametrize("memory", ["swiglu", "tokens", "anchored", "none"])
 def test_other_memories_refuse(memory: str) -> None:
     network = build(memory)
     ridge = build("ridge")

@@ -42,7 +42,7 @@ def test_forms_are_based_trained_measured_and_reported(
 ) -> None:
     for number in range(2):
         save_sequence(sequence(number, batches=8, alone=True), tmp_path / f"{number}.safetensors")
-    runs = ("none:0", "ridge:0")
+    runs = ("none:0", "ridge:0", "anchored:0")
     out = tmp_path / "out"
     options = benchmark.Train(
         train=tmp_path,
@@ -66,7 +66,8 @@ def test_forms_are_based_trained_measured_and_reported(
         assert set(benchmark.CONDITIONS) <= set(run["conditions"])
     assert table["runs"]["ridge:0"]["facts"]["cost"]["steps"] == 1
     pairs = {row["pair"] for row in table["paired"]}
-    assert {"ridge:0 - none:0", "ridge:0 carried - reset"} <= pairs
+    for form in ("ridge", "anchored"):
+        assert {f"{form}:0 - none:0", f"{form}:0 carried - reset"} <= pairs
     # what was trained can be measured elsewhere
     for name in runs:
         model = default_model(out / f"{name}.safetensors")

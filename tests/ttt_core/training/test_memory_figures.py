@@ -42,7 +42,7 @@ def test_doubt_is_that_of_the_places_that_the_network_reads() -> None:
     assert found["memory/condition"] == pytest.approx((largest + ridge) / ridge, rel=1e-4)
 
 
-@pytest.mark.parametrize("memory", ["none", "swiglu", "tokens"])
+@pytest.mark.parametrize("memory", ["none", "swiglu", "tokens", "anchored"])
 def test_other_memories_have_none(memory: str) -> None:
     model = network(memory)
     figures = MemoryFigures(model)
