@@ -1,9 +1,8 @@
 """The packaged checkpoint against the prior that it starts from.
 
-    python benchmarks/learned.py scenes --cache CACHE [--json FILE]     depth, generated streams
-    python benchmarks/learned.py streams --cache CACHE [--json FILE]    the memory, batch by batch
+    python benchmarks/learned.py scenes --cache CACHE [--json FILE]
+    python benchmarks/learned.py streams --cache CACHE [--weights FILES] [--json FILE]
     python benchmarks/learned.py depth CAPTURE [--weights FILES] [--json FILE]
-                                                                   depth, a capture's sensor
 
 `scenes` measures every third pixel in both directions of the streams of a cache, made by `python -m
 ttt_core.training.generate` from a split that was not trained on (`benchmarks/learned_scenes.yaml`);
@@ -12,8 +11,9 @@ earlier key frames and the map of earlier points are given, as in the daemon.
 `benchmarks/memory.py`: the memory carried, emptied before every batch, and the prior. A network
 that was trained with a memory relies on it, so that emptying it overstates what it is worth.
 `depth` streams every n-th frame of a capture and compares with its depth sensor, which nothing else
-sees; no rendered map is handed in. It takes several checkpoints, those that `memory.py` trains with
-a memory and without too, and pairs all ways over batches, which are not independent of each other.
+sees; no rendered map is handed in. All ways are paired, here over batches, which are not
+independent of each other. Both take several checkpoints: those that `memory.py` trains with a
+memory and without.
 What it is worth in held-out views of the map says `splatstream eval` (docs/evaluation.md).
 """
 
@@ -49,9 +49,10 @@ from streamer.hardware import hardware
 from streamer.session.batching import view_batch
 from streamer.sources import load_frame, open_capture, parse_range
 from ttt_core import StreamingModel, default_model
+from ttt_core.network import CompactNetwork
 from ttt_core.training.build import StreamSpec, has_pose_noise
 from ttt_core.training.collate import Draw
-from ttt_core.training.evaluate import stream_errors
+from ttt_core.training.evaluate import StreamErrors, stream_errors
 from ttt_core.training.samples import TrainingSequence, load_sequence
 
 Float32 = NDArray[np.float32]
@@ -73,7 +74,8 @@ class Streams:
 
     cache: Path
     count: int = 32
-    weights: Path | None = None
+    weights: tuple[Path, ...] = ()
+    """Checkpoints, called by their files' names; without any the packaged one."""
     json: Path | None = None
 
 
@@ -149,7 +151,8 @@ def scenes(options: Scenes) -> dict[str, Any]:
 
 def streams(options: Streams) -> dict[str, Any]:
     sequences = first_sequences(options.cache, options.count)
-    network = trained_model(options.weights).network
+    networks = {w.stem: trained_model(w).network for w in options.weights}
+    networks = networks or {"": trained_model(None).network}
     noisy = np.array([has_pose_noise(StreamSpec(), index) for index in range(len(sequences))])
     noise = (("exact poses", ~noisy), ("noisy poses", noisy))
     batches = len(sequences[0].batch.unique())
@@ -158,17 +161,19 @@ def streams(options: Streams) -> dict[str, Any]:
     conditions: dict[str, Any] = {}
     pairs: list[dict[str, Any]] = []
     for condition, draw in CONDITIONS.items():
-        carried = stream_errors(network, sequences, draw)
-        reset = stream_errors(network, sequences, draw, reset=True)
-        prior = replace(carried, network=carried.prior)
-        ways = {"prior": prior, "carried": carried, "reset": reset}
+        ways: dict[str, StreamErrors] = {}
+        for name, network in networks.items():
+            ways |= _carried_and_reset(name, network, sequences, draw)
+        learned = list(ways)
+        some = ways[learned[0]]
+        ways["prior"] = replace(some, network=some.prior)
         conditions[condition] = {name: summed_up(errors) for name, errors in ways.items()}
-        for a, b in (("carried", "reset"), ("carried", "prior"), ("reset", "prior")):
+        for a, b in itertools.combinations(ways, 2):
             pairs += by_batch(f"{a} - {b}", condition, ways[a], ways[b], spans)
             pairs += in_unseen_places(f"{a} - {b}", condition, ways[a], ways[b])
-        for poses, here in noise:
-            one, other = of_scenes(carried, here), of_scenes(reset, here)
-            pairs += by_batch(f"carried - reset, {poses}", condition, one, other, spans)
+        for (a, b), (poses, here) in itertools.product(itertools.combinations(learned, 2), noise):
+            one, other = of_scenes(ways[a], here), of_scenes(ways[b], here)
+            pairs += by_batch(f"{a} - {b}, {poses}", condition, one, other, spans)
         print(condition, *(in_words(p) for p in pairs if p["condition"] == condition), sep="\n")
     return {
         "streams": len(sequences),
@@ -176,6 +181,20 @@ def streams(options: Streams) -> dict[str, Any]:
         "with_pose_noise": int(noisy.sum()),
         "conditions": conditions,
         "paired": pairs,
+    }
+
+
+def _carried_and_reset(
+    name: str, network: CompactNetwork, sequences: Sequence[TrainingSequence], draw: Draw
+) -> dict[str, StreamErrors]:
+    """Errors of one network, by what is done with its memory if it has one."""
+    carried = stream_errors(network, sequences, draw)
+    if network.config.memory == "none":
+        return {name: carried}
+    of_name = f"{name}, " if name else ""
+    return {
+        f"{of_name}carried": carried,
+        f"{of_name}reset": stream_errors(network, sequences, draw, reset=True),
     }
 
 
