@@ -73,6 +73,11 @@ def test_forms_are_based_trained_measured_and_reported(
         model = default_model(out / f"{name}.safetensors")
         assert isinstance(model, StreamingModel) and model.network is not None
         assert model.network.config.memory == name.partition(":")[0]
+    learned = _loaded("learned")
+    weights = tuple(out / f"{name}.safetensors" for name in ("ridge:0", "none:0"))
+    rows = learned.streams(learned.Streams(cache=tmp_path, count=2, weights=weights))["paired"]
+    pairs = {row["pair"] for row in rows}
+    assert {"ridge:0, carried - ridge:0, reset", "ridge:0, carried - none:0"} <= pairs
 
 
 def test_harm_is_looked_for_where_no_earlier_batch_saw(benchmark: ModuleType) -> None:
