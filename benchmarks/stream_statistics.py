@@ -89,9 +89,11 @@ def by_batch(
     spans: Sequence[tuple[int, int]] = ((1, 1), (2, 2), (4, 4), (8, 8)),
 ) -> list[dict[str, Any]]:
     """Paired differences of the scenes' errors: a row for each span of batches (first and last,
-    from 1) and each statistic."""
+    from 1; those that the streams do not have are left out) and each statistic."""
     rows = []
     for first, last in spans:
+        if last > one.network.shape[1]:
+            continue
         for statistic in STATISTICS:
             a, b = (errors.by_scene(slice(first - 1, last), statistic) for errors in (one, other))
             row = {
