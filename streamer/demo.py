@@ -15,7 +15,7 @@ from streamer.diagnosis import port_is_free
 from streamer.sources import Capture, CaptureFrame, open_capture
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from streamer.playback import Playback
     from streamer.subscriber import Subscriber
@@ -60,12 +60,14 @@ def demo_config(session_dir: Path, *, long_side: int | None, page: bool) -> Serv
 
 
 @contextmanager
-def demo_daemon(config: ServeConfig) -> Iterator[DaemonProcess]:
+def demo_daemon(
+    config: ServeConfig, say: Callable[[str], object] = lambda text: None
+) -> Iterator[DaemonProcess]:
     """A running daemon with the settings of `demo_config`, which ends with the block.
 
     A port that was free may be another's by the time the daemon binds it: two demos that are
     started at once would both fail over each other. So where the daemon will not have its
-    settings, it is tried once more with free ports throughout.
+    settings, it is tried once more with free ports throughout, which is said.
 
     Raises:
         DaemonFailed: the daemon does not start.
@@ -76,6 +78,7 @@ def demo_daemon(config: ServeConfig) -> Iterator[DaemonProcess]:
     except DaemonFailed as failed:
         if failed.code != _USER_ERROR:
             raise
+        say("once more, on free ports …")
         daemon = DaemonProcess(_anywhere(config))
         daemon.start()
     try:

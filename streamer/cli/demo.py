@@ -57,7 +57,7 @@ def run(options: Options) -> int:
         config = demo_config(Path(folder), long_side=options.long_side, page=not options.once)
         if options.once:
             return _once(options, capture, config, out)
-        with demo_daemon(config) as daemon:
+        with demo_daemon(config, out.print) as daemon:
             page = escape(page_address(daemon.addresses))
             out.print(f"live page: [bold]{page}[/]")
             playback = _play(options, capture.frames, capture, daemon, out)
@@ -106,7 +106,7 @@ def _once(options: Options, capture: Capture, config: ServeConfig, out: Console)
     assert options.out is not None
     folder = output_folder(options.out)
     given, kept = capture.hold_out(HOLD_OUT)
-    with demo_daemon(config) as daemon:
+    with demo_daemon(config, out.print) as daemon:
         addresses = daemon.addresses
         with Subscriber(addresses["updates"], addresses["requests"], SESSION) as subscriber:
             playback = _play(options, given, capture, daemon, out, subscriber.poll)

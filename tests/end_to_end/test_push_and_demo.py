@@ -241,7 +241,9 @@ def test_demo_goes_elsewhere_where_another_takes_its_address_first(
 ) -> None:
     late = config(tmp_path)
     late.updates = daemon.addresses["updates"]
-    with demo_daemon(late) as running:
+    said: list[str] = []
+    with demo_daemon(late, said.append) as running:
+        assert said == ["once more, on free ports …"]
         assert not set(running.addresses.values()) & set(daemon.addresses.values())
         with Requests(running.addresses["requests"]) as asking:
             assert asking.sessions() == []
