@@ -90,16 +90,17 @@ def test_verdicts_are_counted_and_timed(ingest: IngestHarness, what: Material) -
     torn = frames[1]
     frames[1] = type(torn)(torn.jpeg[:200], torn.camera, torn.width, torn.height, torn.c2w)
     client = LoadClient(
-        ingest.address, "mixed", Material(frames, what.cameras), fps=100.0, policy="lossless"
+        ingest.address, "mixed", Material(frames, what.cameras), fps=4.0, policy="lossless"
     )
     greeted(ingest, client)
     session = take(ingest, client, 64)
-    took = run_load([client], seconds=0.025, address=ingest.address)
-    assert client.settled and took >= 0.025
-    # The third one is due just before the end, which a busy machine may sleep through.
-    assert 2 <= client.result.sent == client.result.due <= 3
-    acked = client.result.sent - 1
-    assert client.result.acked == acked and client.result.rejected == {"bad_image": 1}
+    took = run_load([client], seconds=1.0, address=ingest.address)
+    assert client.settled and took >= 1.0
+    # How many come to be due a busy machine decides, which sleeps through some of the end.
+    assert 2 <= client.result.sent == client.result.due <= 4
+    bad = len(range(1, client.result.sent, len(frames)))
+    acked = client.result.sent - bad
+    assert client.result.acked == acked and client.result.rejected == {"bad_image": bad}
     assert len(client.result.ack_ms) == acked and min(client.result.ack_ms) > 0.0
     session.close()
     client.close()
