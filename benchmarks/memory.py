@@ -69,6 +69,7 @@ RUNS = (
 LONG = ("alone, long", "both, long")
 LATE = ((16, 16), (9, 16))
 """Batches that only the longer streams have."""
+_FIRST = 8  # batches that are measured of every stream
 _RATE, _WARM_UP, _DECAY = 1.5e-3, 30, 0.4
 
 
@@ -88,7 +89,8 @@ class Train:
     """Of the training cache, those that are learnt from: its first."""
     scenes: int = 96
     long_scenes: int = 48
-    """Scenes of which all batches are measured; of the others the first eight."""
+    """Scenes of which all batches are measured, where there are more; of the others the first
+    eight."""
 
 
 @dataclass(kw_only=True)
@@ -175,13 +177,14 @@ def measure(network: CompactNetwork, options: Train) -> dict[str, StreamErrors]:
     paths = Supply(options.validation, options.scenes).paths()
     sequences = [load_sequence(path) for path in paths]
     network = network.eval()
+    longer = len(sequences[0].batch.unique()) > _FIRST
     found = {}
     for name, draw in CONDITIONS.items():
-        first = Draw(alone=draw.alone, drop_map=draw.drop_map, batches=8)
+        first = Draw(alone=draw.alone, drop_map=draw.drop_map, batches=_FIRST)
         found[name] = stream_errors(network, sequences, first)
         if network.config.memory != "none" and name in ("alone", "both"):
             found[f"{name}, reset"] = stream_errors(network, sequences, first, reset=True)
-        if name in ("alone", "both"):
+        if longer and name in ("alone", "both"):
             found[f"{name}, long"] = stream_errors(network, sequences[: options.long_scenes], draw)
     return found
 
@@ -270,7 +273,9 @@ def _errors(out: Path, name: str) -> dict[str, StreamErrors]:
     with np.load(out / f"{name}.npz") as stored:
         arrays = {key: stored[key] for key in stored.files}
     conditions = {key.rpartition("/")[0] for key in arrays}
-    return {c: StreamErrors(*(_read(arrays, c, p) for p in PARTS)) for c in conditions}
+    found = {c: StreamErrors(*(_read(arrays, c, p) for p in PARTS)) for c in conditions}
+    short = {c for c in LONG if c in found and found[c].network.shape[1] <= _FIRST}
+    return {c: errors for c, errors in found.items() if c not in short}
 
 
 def _read(arrays: Mapping[str, Any], condition: str, part: str) -> Any:
@@ -323,7 +328,7 @@ def _comparisons(
             for poses, here in (("exact poses", ~noisy), ("noisy poses", noisy)):
                 part = (of_scenes(errors, here) for errors in (one, other))
                 rows += by_batch(f"{a} - {b}, {poses}", condition, *part)
-        for condition in LONG:
+        for condition in [c for c in LONG if c in found[a]]:
             rows += by_batch(
                 f"{a} - {b}", condition, found[a][condition], found[b][condition], LATE
             )
