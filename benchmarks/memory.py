@@ -235,7 +235,7 @@ def train(options: Train) -> None:
                     "cost": cost,
                     "parameters": sum(p.numel() for p in network.parameters()),
                     "state_bytes": network.initial_state().nbytes,
-                    "options": {k: str(v) for k, v in asdict(options).items() if k != "only"},
+                    "options": {k: v for k, v in asdict(options).items() if isinstance(v, int)},
                     "train_sequences": len(supply.paths()),
                 }
             )
