@@ -43,8 +43,11 @@ def with_random_head(
     """A model whose head acts."""
     model = build(memory, **options)
     generator = torch.Generator().manual_seed(seed)
-    for name in ZEROED:
-        weight = getattr(model.network, name).weight
+    network = model.network
+    weights = [getattr(network, name).weight for name in ZEROED]
+    if network.surfaces is not None:
+        weights += [p for p in network.surfaces.parameters() if p.dim() > 1]
+    for weight in weights:
         weight.copy_(std * torch.randn(weight.shape, generator=generator))
     return model
 

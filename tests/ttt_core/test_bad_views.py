@@ -26,9 +26,12 @@ from ttt_core.network import MEMORIES
 Stream = list[ViewBatch]
 
 
-@pytest.fixture(scope="module", params=[*MEMORIES, "prior", "packaged"])
+CARRIED = [memory for memory in MEMORIES if memory not in ("ridge", "none")]
+
+
+@pytest.fixture(scope="module", params=[*CARRIED, "prior", "packaged"])
 def model(request: pytest.FixtureRequest) -> StreamingModel:
-    """With a head that acts, for every memory; the prior alone; and what ships."""
+    """With a head that acts, for every other memory; the prior alone; what is packaged (ridge)."""
     if request.param == "prior":
         return build()
     if request.param == "packaged":

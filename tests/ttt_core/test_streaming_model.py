@@ -86,6 +86,7 @@ def test_fast_weights_run_and_are_carried(memory: str) -> None:
     fast = {
         "ridge": "solution",
         "swiglu": "w1",
+        "grid": "grid_sums",
         "tokens": "layers.0.weights.w1",
         "anchored": "anchored.w1",
     }[memory]

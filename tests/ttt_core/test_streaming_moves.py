@@ -112,6 +112,27 @@ def test_there_and_back_restores_the_memory(places: torch.Tensor) -> None:
         assert torch.equal(old.c2w, new.c2w) and new.written == old.written
 
 
+def test_there_and_back_restores_a_surface_grid() -> None:
+    model = with_random_head("grid")
+    states, _ = run(model, batches(3))
+    before = states[-1]
+    turn = moved_by((0.4, -0.1, 0.3), turn=0.3)
+    there = model.move(before, {k: turn @ pose for k, pose in poses_of(before).items()})
+    back = model.move(there, poses_of(before))
+    was, away, now = (held(state.memory) for state in (before, there, back))
+    assert was and len(away.keys() & was.keys()) < 0.5 * len(was)
+    for corner, sums in now.items():
+        expected = was.get(corner, torch.zeros_like(sums))
+        torch.testing.assert_close(sums, expected, rtol=1e-4, atol=1e-3)
+
+
+def held(memory: MemoryState) -> dict[int, torch.Tensor]:
+    """The sums of a surface grid by corner, where there are any."""
+    tags, sums = memory["grid_tags"][0], memory["grid_sums"][0]
+    there = sums[:, 0] > 1e-3
+    return dict(zip(tags[there].tolist(), sums[there], strict=True))
+
+
 def test_a_world_that_moves_sideways_moves_the_memory(places: torch.Tensor) -> None:
     """Every key frame moved by one translation: as if the memory itself had been translated."""
     model = with_random_head()

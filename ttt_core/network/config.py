@@ -11,10 +11,10 @@ from ttt_core.matching import CELL
 PATCH = 2 * CELL
 """Side of a token in pixels."""
 
-MEMORIES = ("ridge", "swiglu", "tokens", "anchored", "none")
+MEMORIES = ("ridge", "swiglu", "grid", "tokens", "anchored", "none")
 """Forms of the carried memory: two fast-weight volumes, read along the ray (ridge regression, and
-the paper's SwiGLU with Muon steps), the paper's token-level fast weights, others whose keys are
-anchored in 3D, and nothing."""
+the paper's SwiGLU with Muon steps), a grid of surfaces, read along the ray too, the paper's
+token-level fast weights, others whose keys are anchored in 3D, and nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +46,10 @@ class NetworkConfig:
     """Fourier features of the ridge memory: 256 hold a room."""
     value_width: int = 32
     """Channels of what the ridge memory holds at a place."""
+    grid_slots: int = 1 << 17
+    """Corners that a surface grid holds, a power of two; 36 bytes each."""
+    grid_samples: int = 64
+    """Samples at which a surface grid is asked along a ray; a multiple of `planes`."""
     depth_residual_limit: float = 0.5
     """Largest correction of log depth beside the blend with the tokens' depth."""
     unsure_below: float = 0.4
@@ -67,6 +71,12 @@ class NetworkConfig:
             )
         if self.features % 4 or self.features < 4:
             raise ConfigError(f"features is {self.features}: give a multiple of 4")
+        if self.grid_slots < 1 or self.grid_slots & (self.grid_slots - 1):
+            raise ConfigError(f"grid_slots is {self.grid_slots}: give a power of two, e.g. 131072")
+        if self.memory == "grid" and (self.grid_samples < 1 or self.grid_samples % self.planes):
+            raise ConfigError(
+                f"grid_samples is {self.grid_samples}: give a multiple of planes ({self.planes})"
+            )
         if not self.depth_residual_limit > 0:
             raise ConfigError(
                 f"depth_residual_limit is {self.depth_residual_limit}: give a number > 0"

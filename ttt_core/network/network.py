@@ -27,14 +27,16 @@ from ttt_core.network.inputs import (
     blind_views,
     patch_rays,
     pixel_rays,
-    plane_histogram,
 )
 from ttt_core.network.mixer import Mixer
 from ttt_core.network.outputs import RESIDUAL_CHANNELS, Imagined, NetworkOutput, Seen
+from ttt_core.network.surfaces import RecalledView, SurfaceMemory
 from ttt_core.network.tokens import (
     CELL_INPUT,
+    RAY_CHANNELS,
     cell_input,
     expected_depth,
+    ray_channels,
     surest_pixels,
     token_cost,
     upsampled,
@@ -49,7 +51,6 @@ from ttt_core.network.volume import (
 from ttt_core.state import ReconstructorState
 
 _PIXEL_INPUT = 8
-_RAY_CHANNELS = 2 + ANSWER_CHANNELS + 3
 _FIRST_SHARPNESS = 12.0
 _LOGIT_EPS = 1e-4
 
@@ -66,7 +67,7 @@ class CompactNetwork(nn.Module):
         self.token_stem_2 = nn.Conv2d(width, width, 3, padding=1)
         self.log_sharpness = nn.Parameter(torch.tensor(_FIRST_SHARPNESS).log())
         self.prior_planes = _zeroed(nn.Conv2d(width, planes, 1))
-        self.ray_1 = nn.Conv1d(_RAY_CHANNELS, config.ray_width, 5, padding=2)
+        self.ray_1 = nn.Conv1d(RAY_CHANNELS + ANSWER_CHANNELS, config.ray_width, 5, padding=2)
         self.ray_2 = nn.Conv1d(config.ray_width, config.ray_width // 2, 5, padding=2)
         self.ray_3 = _zeroed(nn.Conv1d(config.ray_width // 2, 1, 1, bias=False))
         self.from_ray = linear(config.ray_width // 2 * planes, cell)
@@ -91,6 +92,10 @@ class CompactNetwork(nn.Module):
             self.writer = VolumeWriter(width, value_width, channels)
             self.color_of_value = nn.Linear(value_width, 3)
         self.anchored = AnchoredTokens(width) if config.memory == "anchored" else None
+        self.surfaces: SurfaceMemory | None = None
+        if config.memory == "grid":
+            sizes = (config.grid_slots, config.grid_samples, planes, cell, hidden)
+            self.surfaces = SurfaceMemory(*sizes)
 
     @property
     def corrects(self) -> bool:
@@ -103,6 +108,9 @@ class CompactNetwork(nn.Module):
             state = self.memory.initial_state(streams).tensors
         elif self.anchored is not None:
             state = self.anchored.initial_state(streams).tensors
+        elif self.surfaces is not None:
+            device = self.log_sharpness.device
+            state = self.surfaces.grid.initial_state(streams, device).tensors
         elif self.config.memory == "tokens":
             layers = tuple(b.initial_state(streams) for b in cast(Iterable[Block], self.blocks))
             state = ReconstructorState(layers).named()
@@ -124,15 +132,19 @@ class CompactNetwork(nn.Module):
         """
         rows, columns = (side // PATCH for side in views.image.shape[-2:])
         seen, memory = self._tokens(views, memory, write=write)
-        tokens, cells, mixed, prior_logits, logits = seen
-        token_log_depth, token_confidence = expected_depth(logits, views.log_range)
-        residuals = self._residuals(views, cells, mixed, token_log_depth, token_confidence)
+        token_log_depth, token_confidence = expected_depth(seen.logits, views.log_range)
+        hidden = self._pixels(views, seen, token_log_depth, token_confidence)
+        residuals = self._residuals(hidden, views)
         blend = torch.tanh(residuals["blend"][:, :, 0])
         limit = self.config.depth_residual_limit
         shift = limit * torch.tanh(residuals["log_depth"][:, :, 0] / limit)
         target = upsampled(token_log_depth, rows, columns, views.log_depth)
         correction = blend * (target - views.log_depth) + shift
-        correction = correction * self._doubt(views.confidence)
+        doubt = self._doubt(views.confidence)
+        correction = correction * doubt
+        if self.surfaces is not None and seen.recalled is not None:
+            taken_over = self.surfaces.correction(hidden, seen.recalled, views.log_depth, doubt)
+            correction = correction + taken_over
         trust = residuals["confidence_logit"][:, :, 0]
         if views.settled is not None:
             correction, trust = (torch.where(views.settled, 0.0, t) for t in (correction, trust))
@@ -147,15 +159,15 @@ class CompactNetwork(nn.Module):
 
         record = None
         if write and memory.tensors:
-            core, record = self._written(views, tokens, log_depth, confidence, memory)
+            core, record = self._written(views, seen.tokens, log_depth, confidence, memory)
             memory = MemoryState({**core.tensors, "written": memory["written"] + 1})
         return NetworkOutput(
             log_depth=log_depth,
             confidence=confidence.clamp(0, 1),
             confidence_logit=changed,
             residuals=residuals,
-            plane_logits=logits,
-            prior_logits=prior_logits,
+            plane_logits=seen.logits,
+            prior_logits=seen.prior_logits,
             token_log_depth=token_log_depth,
             token_confidence=token_confidence,
             record=record,
@@ -186,11 +198,14 @@ class CompactNetwork(nn.Module):
         Raises:
             NotImplementedError: the memory cannot be asked about places.
         """
-        if self.memory is None:
+        if self.memory is None and self.surfaces is None:
             raise NotImplementedError(f"memory {self.config.memory!r} cannot be asked about places")
         views = blind_views(fxfycxcy, c2w, height, width, log_range)
         seen, _ = self._tokens(views, memory, write=False)
         log_depth, confidence = expected_depth(seen.logits, log_range)
+        if seen.recalled is not None:
+            return Imagined(seen.logits, *seen.recalled.imagined(log_depth, confidence))
+        assert self.memory is not None
         origins, directions = patch_rays(views, PATCH)
         places = origins + directions * log_depth.exp()[..., None]
         held, _ = self.memory.read(self._core(memory), places.flatten(1, 2))
@@ -206,6 +221,10 @@ class CompactNetwork(nn.Module):
         Raises:
             NotImplementedError: the memory cannot be edited.
         """
+        core = self._core(memory)
+        if self.surfaces is not None:
+            core = self.surfaces.amend(core, edits)
+            return MemoryState({**core.tensors, "written": memory["written"]})
         if self.memory is None:
             raise NotImplementedError(f"memory {self.config.memory!r} cannot be edited")
         retention = self.memory.retention
@@ -216,13 +235,13 @@ class CompactNetwork(nn.Module):
             )
             for edit in edits
         )
-        core = self.memory.amend(self._core(memory), changes)
+        core = self.memory.amend(core, changes)
         return MemoryState({**core.tensors, "written": memory["written"]})
 
     @property
     def editable(self) -> bool:
         """Whether `amend` works with this memory."""
-        return self.memory is not None and self.memory.editable
+        return self.surfaces is not None or (self.memory is not None and self.memory.editable)
 
     @staticmethod
     def _core(memory: MemoryState) -> MemoryState:
@@ -241,6 +260,9 @@ class CompactNetwork(nn.Module):
         core = self._core(memory)
         if self.config.memory == "tokens":
             return core, None  # the blocks have written already
+        if self.surfaces is not None:
+            record = self.surfaces.describe(views, log_depth, confidence)
+            return self.surfaces.write(core, record, views.fxfycxcy, views.c2w), record
         surest = surest_pixels(log_depth, confidence, views.valid, PATCH)
         if self.anchored is not None:
             rays = pixel_rays(views.fxfycxcy, views.c2w, surest.pixels)
@@ -264,14 +286,19 @@ class CompactNetwork(nn.Module):
         """Everything up to the tokens' planes; the memory afterwards differs for "tokens" only."""
         streams, count = views.image.shape[:2]
         rows, columns = (side // PATCH for side in views.image.shape[-2:])
-        cells = F.gelu(self.cell_stem(cell_input(views)))  # (B*V, cell, H/4, W/4)
+        cells = self.cell_stem(cell_input(views))  # (B*V, cell, H/4, W/4)
+        recalled = None
+        if self.surfaces is not None:
+            recalled = self.surfaces.recall(self._core(memory), views)
+            cells = cells + self.surfaces.to_cells(recalled.picture)
+        cells = F.gelu(cells)
         stem = F.gelu(self.token_stem(cells))
         stem = stem + F.gelu(self.token_stem_2(stem))  # (B*V, width, rows, columns)
         tokens = stem.flatten(2).mT.unflatten(0, (streams, count))  # (B, V, N, width)
         cost = token_cost(views.cells, self.config.planes)  # (B, V, N, D)
         prior_logits = self.prior_planes(stem).flatten(2).mT.unflatten(0, (streams, count))
         prior_logits = prior_logits - self.log_sharpness.exp() * cost
-        along = self._along_rays(views, memory, tokens, cost, prior_logits)
+        along = self._along_rays(views, memory, tokens, cost, prior_logits, recalled)
         decoded = self.ray_3(along).squeeze(1).view_as(prior_logits)
         spread = self.from_ray(along.flatten(1))  # (B*V*N, cell)
         spread = spread.view(streams * count, rows, columns, -1).movedim(-1, 1)
@@ -283,7 +310,8 @@ class CompactNetwork(nn.Module):
         mixed = F.gelu(self.merge(torch.cat((stem, spread), dim=1)))
         mixed, memory = self._mix(mixed, memory, streams, write)
         logits = self.planes(mixed).flatten(2).mT.unflatten(0, (streams, count))
-        return Seen(tokens, cells, mixed, prior_logits, logits + prior_logits + decoded), memory
+        logits = logits + prior_logits + decoded
+        return Seen(tokens, cells, mixed, prior_logits, logits, recalled), memory
 
     def _along_rays(
         self,
@@ -292,30 +320,21 @@ class CompactNetwork(nn.Module):
         tokens: Tensor,
         cost: Tensor,
         prior_logits: Tensor,
+        recalled: RecalledView | None,
     ) -> Tensor:
         """(B*V*N, ray_width/2, D): every token's ray, decoded."""
         planes = self.config.planes
-        shape = (cost.shape[0] * cost.shape[1] * cost.shape[2], -1, planes)
-        # Both the sure part of the prior and all of it: where nothing was matched, what it filled
-        # in from around is the best guess there is.
-        sure, all_of_it, in_map = (
-            plane_histogram(depth, weight, views.log_range, planes, PATCH)
-            for depth, weight in (
-                (views.log_depth, views.confidence),
-                (views.log_depth, torch.ones_like(views.confidence)),
-                (views.map_log_depth, views.map_there),
-            )
-        )
-        likely = prior_logits.softmax(-1)
-        channels = torch.stack((cost, likely, sure, all_of_it, in_map), dim=-2)
-        if self.memory is None:
-            answer = channels.new_zeros(shape[0], ANSWER_CHANNELS, planes)
+        channels = ray_channels(views, cost, prior_logits).flatten(0, 2)  # (B*V*N, 5, D)
+        if recalled is not None:
+            answer = recalled.along
+        elif self.memory is None:
+            answer = channels.new_zeros(len(channels), ANSWER_CHANNELS, planes)
         else:
             rays = patch_rays(views, PATCH)
             answer = self.reader(self.memory, self._core(memory), tokens, *rays, views.log_range)
             answer = answer.flatten(0, 2).mT  # (B*V*N, channels, M)
             answer = F.interpolate(answer, size=planes, mode="linear")
-        along = torch.cat((channels.reshape(shape), answer.to(channels.dtype)), dim=1)
+        along = torch.cat((channels, answer.to(channels.dtype)), dim=1)
         return F.gelu(self.ray_2(F.gelu(self.ray_1(along))))
 
     def _mix(
@@ -337,17 +356,12 @@ class CompactNetwork(nn.Module):
                 x = block(x, views)
         return x.unflatten(1, (views, -1)).flatten(0, 1).mT.reshape(mixed.shape), memory
 
-    def _residuals(
-        self,
-        views: NetworkInput,
-        cells: Tensor,
-        mixed: Tensor,
-        token_log_depth: Tensor,
-        token_confidence: Tensor,
-    ) -> dict[str, Tensor]:
-        streams, count = views.image.shape[:2]
-        rows, columns = mixed.shape[-2:]
-        at_cells = F.pixel_shuffle(self.cell_head(mixed), 2) + self.cell_skip(cells)
+    def _pixels(
+        self, views: NetworkInput, seen: Seen, token_log_depth: Tensor, token_confidence: Tensor
+    ) -> Tensor:
+        """(B*V, pixel_width, H, W) what the head knows of pixels."""
+        rows, columns = seen.mixed.shape[-2:]
+        at_cells = F.pixel_shuffle(self.cell_head(seen.mixed), 2) + self.cell_skip(seen.cells)
         at_cells = self.cell_head_2(F.gelu(at_cells))
         like = views.log_depth
         apart = upsampled(token_log_depth, rows, columns, like).detach() - like
@@ -363,8 +377,14 @@ class CompactNetwork(nn.Module):
         )
         pixels = torch.cat((pixels, 2 * views.image - 1), dim=2).flatten(0, 1)
         hidden = F.interpolate(at_cells, scale_factor=CELL, mode="nearest")
-        hidden = F.gelu(hidden + self.pixel_in(pixels))
-        residuals = self.pixel_out(hidden).unflatten(0, (streams, count))
+        hidden = hidden + self.pixel_in(pixels)
+        if self.surfaces is not None and seen.recalled is not None:
+            said = self.surfaces.to_pixels(seen.recalled.picture)
+            hidden = hidden + F.interpolate(said, scale_factor=CELL, mode="nearest")
+        return F.gelu(hidden)
+
+    def _residuals(self, hidden: Tensor, views: NetworkInput) -> dict[str, Tensor]:
+        residuals = self.pixel_out(hidden).unflatten(0, views.image.shape[:2])
         return dict(
             zip(RESIDUAL_CHANNELS, residuals.split(list(RESIDUAL_CHANNELS.values()), dim=2))
         )

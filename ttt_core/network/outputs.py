@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from ttt_core.network.surfaces import RecalledView
 from ttt_core.network.volume import WriteRecord
 
 RESIDUAL_CHANNELS = {
@@ -57,3 +58,4 @@ class Seen(NamedTuple):
     mixed: Tensor  # (B*V, width, rows, columns)
     prior_logits: Tensor  # (B, V, N, D)
     logits: Tensor  # (B, V, N, D)
+    recalled: RecalledView | None  # what a surface grid holds there

@@ -12,11 +12,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ttt_core.matching import CELL, CELL_CHANNELS
-from ttt_core.network.inputs import NetworkInput, log_planes, patch_centres
+from ttt_core.network.config import PATCH
+from ttt_core.network.inputs import NetworkInput, log_planes, patch_centres, plane_histogram
 
 CELL_INPUT = len(CELL_CHANNELS) + 3 * CELL**2 + 6
 """Channels of `cell_input`."""
+RAY_CHANNELS = 5
+"""Channels of `ray_channels`."""
 _COST_PLANES = sum(name.startswith("cost_") for name in CELL_CHANNELS)
+_NARROWEST = 1e-6  # range of log depth; it may be a single depth
 _WINDOW = 2  # planes on each side of the mode that a token's depth is the mean of
 
 
@@ -95,6 +99,18 @@ def token_cost(cells: Tensor, planes: int) -> Tensor:
     return cost.unflatten(0, cells.shape[:2])
 
 
+def cell_cost(views: NetworkInput, log_depth: Tensor) -> Tensor:
+    """Matching cost of cells at depths (B, V, H/CELL, W/CELL), between planes; beyond them, of the
+    last."""
+    cost = views.cells[..., :_COST_PLANES]
+    near, far = (edge[..., None] for edge in views.log_range.split(1, dim=-1))
+    place = (log_depth - near) / (far - near).clamp_min(_NARROWEST) * _COST_PLANES - 0.5
+    place = place.clamp(0, _COST_PLANES - 1)[..., None]
+    low = place.long().clamp_max(_COST_PLANES - 2)
+    before, after = cost.gather(-1, low), cost.gather(-1, low + 1)
+    return torch.lerp(before, after, place - low).squeeze(-1)
+
+
 def cell_input(views: NetworkInput) -> Tensor:
     """(B*V, CELL_INPUT, H/CELL, W/CELL)."""
     cells = views.cells.movedim(-1, 2)
@@ -108,3 +124,22 @@ def cell_input(views: NetworkInput) -> Tensor:
     plane = ((centres - centre) / focal).mT.unflatten(-1, (rows, columns))
     edges = views.log_range[..., None, None].expand(*views.log_range.shape, rows, columns)
     return torch.cat((cells, colors, of_map, plane, edges), dim=2).flatten(0, 1)
+
+
+def ray_channels(views: NetworkInput, cost: Tensor, prior_logits: Tensor) -> Tensor:
+    """(B, V, N, RAY_CHANNELS, D): what is known along the rays of tokens without a memory.
+
+    Args:
+        cost, prior_logits: (B, V, N, D).
+    """
+    # Both the sure part of the prior and all of it: where nothing was matched, what it filled
+    # in from around is the best guess there is.
+    sure, all_of_it, in_map = (
+        plane_histogram(depth, weight, views.log_range, cost.shape[-1], PATCH)
+        for depth, weight in (
+            (views.log_depth, views.confidence),
+            (views.log_depth, torch.ones_like(views.confidence)),
+            (views.map_log_depth, views.map_there),
+        )
+    )
+    return torch.stack((cost, prior_logits.softmax(-1), sure, all_of_it, in_map), dim=-2)

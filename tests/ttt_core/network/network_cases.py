@@ -35,8 +35,10 @@ def build(memory: str, *, acting: float = 0.0, seed: int = 0) -> CompactNetwork:
         torch.manual_seed(seed)
         network = CompactNetwork(replace(SMALL, memory=memory)).requires_grad_(False)
     generator = seeded(seed)
-    for name in ZEROED if acting else ():
-        layer = getattr(network, name)
+    zeroed = [getattr(network, name) for name in ZEROED]
+    if network.surfaces is not None:
+        zeroed.append(network.surfaces)
+    for layer in zeroed if acting else ():
         for parameter in layer.parameters():
             parameter.copy_(acting * torch.randn(parameter.shape, generator=generator))
     return network

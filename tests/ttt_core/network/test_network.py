@@ -104,7 +104,7 @@ def test_the_past_does_not_depend_on_what_comes(memory: str) -> None:
     assert not torch.equal(one[2].log_depth, other[2].log_depth)
 
 
-@pytest.mark.parametrize("memory", ["ridge", "swiglu", "anchored", "none"])
+@pytest.mark.parametrize("memory", ["ridge", "swiglu", "grid", "anchored", "none"])
 def test_a_volume_is_read_before_it_is_written(memory: str) -> None:
     """Views of one batch do not see each other through the memory, only through the prior."""
     network = build(memory, acting=0.3)
@@ -199,7 +199,9 @@ def test_gradients_reach_every_parameter_through_two_writes(memory: str) -> None
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None and parameter.grad.isfinite().all(), name
         assert parameter.grad.any(), name
-    if memory != "none":
+    if memory == "grid":
+        assert first.image.grad is None  # what it writes is not trained
+    elif memory != "none":
         assert first.image.grad is not None and first.image.grad.any()
 
 
@@ -220,6 +222,8 @@ def test_names_of_memories_and_sizes_are_checked() -> None:
         ({"memory": "lstm"}, "give one of ridge"),
         ({"planes": 12}, "multiple of ray_samples"),
         ({"features": 6}, "multiple of 4"),
+        ({"grid_slots": 3000}, "power of two"),
+        ({"memory": "grid", "grid_samples": 48}, "multiple of planes"),
         ({"ray_width": 0}, "at least 1"),
         ({"depth_residual_limit": 0.0}, "number > 0"),
         ({"width": 40}, "width"),
@@ -234,7 +238,7 @@ def _imagined(network: CompactNetwork, state: MemoryState, like: NetworkInput) -
     return network.imagine(state, like.fxfycxcy, like.c2w, height, width, like.log_range)
 
 
-@pytest.mark.parametrize("memory", ["ridge", "swiglu"])
+@pytest.mark.parametrize("memory", ["ridge", "swiglu", "grid"])
 def test_views_without_a_picture_come_from_the_memory(memory: str) -> None:
     network = build(memory, acting=0.3)
     asked = views(3)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from network_cases import views
 
 from ttt_core.network.inputs import log_planes, patch_centres, pixel_rays, plane_histogram
-from ttt_core.network.tokens import expected_depth
+from ttt_core.network.tokens import cell_cost, expected_depth
 from ttt_core.tokens import camera_rays
 
 
@@ -106,3 +106,17 @@ def test_padding_repeats_edges_and_cropping_undoes_it() -> None:
     assert torch.equal(cropped.image, padded.image)
     assert inputs.cropped(8).image.shape[-2:] == (8, 16)
     assert inputs.cropped(8).cells.shape[2:4] == (2, 4)
+
+
+def test_cell_cost_is_read_between_planes() -> None:
+    batch = views(0)
+    cost = batch.cells[..., :32]
+    near, far = (edge[..., None] for edge in batch.log_range.split(1, dim=-1))
+
+    def at(plane: float) -> torch.Tensor:
+        place = near + (far - near) * (plane + 0.5) / 32
+        return cell_cost(batch, place.expand(batch.cells.shape[:-1]))
+
+    torch.testing.assert_close(at(7), cost[..., 7], rtol=0, atol=1e-4)
+    torch.testing.assert_close(at(30.25), 0.75 * cost[..., 30] + 0.25 * cost[..., 31])
+    assert torch.equal(at(-5), cost[..., 0]) and torch.equal(at(40), cost[..., 31])
