@@ -1,8 +1,9 @@
 """Fast weights: size of the carried state, and time per batch as the stream grows.
 
-    python benchmarks/fast_weights.py [--memory ridge swiglu tokens anchored none] [--height 160]
-                                      [--width 240] [--views 4] [--repeats 3] [--threads 1]
-                                      [--skip-recompute] [--capture DIR] [--json FILE]
+    python benchmarks/fast_weights.py [--memory ridge swiglu grid tokens anchored none]
+                                      [--height 160] [--width 240] [--views 4] [--repeats 3]
+                                      [--threads 1] [--skip-recompute] [--capture DIR]
+                                      [--json FILE]
 
 Streams random views (the arithmetic does not depend on what they show) through the network of the
 daemon's configuration, with each form of memory that is named, and through a mid-size
@@ -46,7 +47,7 @@ MID_SIZE = ReconstructorConfig(
     width=192, layers=6, patch_size=8, attention_head_dim=32, fast_weight_head_dim=64
 )
 
-Memory = Literal["ridge", "swiglu", "tokens", "anchored", "none"]
+Memory = Literal["ridge", "swiglu", "grid", "tokens", "anchored", "none"]
 
 
 class Carried(Protocol):

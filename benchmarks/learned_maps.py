@@ -2,7 +2,7 @@
 
     python benchmarks/learned_maps.py CAPTURE... [--frames 0:150] [--steps 0 300] [--seed 0]
                                       [--starts sweep-only learned learned-reset]
-                                      [--long-side 240] [--out DIR] [--json FILE]
+                                      [--long-side 240] [--weights FILE] [--out DIR] [--json FILE]
 
 Each capture is mapped by `splatstream eval` from the prior alone, with the packaged network, and
 with the network whose memory is emptied before every batch: all frames first, a batch of four after
@@ -51,6 +51,8 @@ class Options:
     starts: tuple[Slug, ...] = STARTS
     seed: int = 0
     long_side: int = 240
+    weights: Path | None = None
+    """Checkpoint of the learned ways; without one the packaged."""
     out: Path = Path("learned_maps")
     """Folder for the maps."""
     json: Path | None = None
@@ -102,6 +104,7 @@ def main(options: Options) -> None:
         "frames": options.frames,
         "seed": options.seed,
         "long_side": options.long_side,
+        "weights": None if options.weights is None else options.weights.name,
     }
     result: dict[str, Any] = {}
     for path in options.captures:
@@ -112,6 +115,7 @@ def main(options: Options) -> None:
                 steps=steps,
                 seed=options.seed,
                 long_side=options.long_side,
+                weights=None if options.weights is None else str(options.weights),
                 methods=options.starts,
             )
             out = options.out / f"{steps}_steps"

@@ -122,7 +122,11 @@ class Points:
 @torch.no_grad()
 def views(options: Views) -> dict[str, Any]:
     model = default_model(options.weights or "packaged")
-    if not isinstance(model, StreamingModel) or model.network.memory is None or not model.trained:
+    if (
+        not isinstance(model, StreamingModel)
+        or not model.trained
+        or not asked_by_pose(model.network)
+    ):
         raise SystemExit("there is no trained checkpoint whose memory can be asked by pose")
     rows: dict[str, dict[str, list[Tensor]]] = {}
     for number in range(options.scenes):
@@ -137,6 +141,11 @@ def views(options: Views) -> dict[str, Any]:
         result[name] = _summary({key: torch.cat(parts) for key, parts in columns.items()})
         print(name, json.dumps(result[name]))
     return result
+
+
+def asked_by_pose(network: CompactNetwork) -> bool:
+    """Whether the memory can be asked about views without a picture."""
+    return network.memory is not None or network.surfaces is not None
 
 
 def _walk(

@@ -60,6 +60,8 @@ RUNS = (
     "ridge:0",
     "tokens:0",
     "anchored:0",
+    "grid:0",
+    "grid:1",
     "swiglu:0",
     "none:1",
     "ridge:1",
@@ -83,6 +85,8 @@ class Train:
     only: tuple[str, ...] = RUNS
     base_steps: int = 160
     steps: int = 160
+    longer_than: str = "ridge"
+    """The form whose CPU time "none-longer" gets."""
     streams: int = 4
     """Sequences a step."""
     sequences: int = 400
@@ -202,7 +206,8 @@ def train(options: Train) -> None:
         print(name, flush=True)
         seconds = None
         if kind.endswith("-longer"):
-            seconds = json.loads((options.out / f"ridge:{seed}.json").read_text())["cost"]["cpu_s"]
+            longer = options.out / f"{options.longer_than}:{seed}.json"
+            seconds = json.loads(longer.read_text())["cost"]["cpu_s"]
         torch.manual_seed(seed)
         cost = learn(
             network,
@@ -259,7 +264,9 @@ def _based(options: Train, supply: Supply, memory: str, seed: int) -> CompactNet
     missing, unknown = network.load_state_dict(start, strict=False)
     assert not unknown, unknown
     of_volume = ("memory.", "reader.", "writer.", "color_of_value.")
-    fresh = {"tokens": ("blocks.",), "anchored": ("anchored.",)}.get(memory, of_volume)
+    fresh = {"tokens": ("blocks.",), "anchored": ("anchored.",), "grid": ("surfaces.",)}.get(
+        memory, of_volume
+    )
     assert all(name.startswith(fresh) for name in missing), missing
     return network
 
@@ -313,9 +320,14 @@ def _comparisons(
     found: Mapping[str, Mapping[str, StreamErrors]], noisy: NDArray[np.bool_]
 ) -> list[dict[str, Any]]:
     pairs = [
-        *((f"{form}:{seed}", f"none:{seed}") for seed in (0, 1) for form in ("ridge", "swiglu")),
+        *(
+            (f"{form}:{seed}", f"none:{seed}")
+            for seed in (0, 1)
+            for form in ("ridge", "swiglu", "grid")
+        ),
         *((f"{form}:0", "none:0") for form in ("tokens", "anchored")),
-        *((f"ridge:{seed}", f"none-longer:{seed}") for seed in (0, 1)),
+        *((f"{f}:{seed}", f"none-longer:{seed}") for seed in (0, 1) for f in ("ridge", "grid")),
+        *((f"grid:{seed}", f"ridge:{seed}") for seed in (0, 1)),
     ]
     rows = []
     for a, b in pairs:
