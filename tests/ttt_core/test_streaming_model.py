@@ -283,6 +283,12 @@ def test_network_on_a_gpu_carries_the_same_memory(memory: str) -> None:
     for name, tensor in ours.memory.tensors.items():
         other = theirs.memory[name]
         assert other.is_cuda
+        if name == "grid_tags":  # who comes first has the better slot
+            counts = [int(tags.count_nonzero()) for tags in (tensor, other)]
+            assert min(counts) > 0.98 * max(counts) > 0
+            continue
+        if name == "grid_sums":
+            tensor, other = tensor.sum(1), other.sum(1)
         scale = float(tensor.abs().max())
         torch.testing.assert_close(tensor, other.cpu(), rtol=0, atol=1e-2 * scale)
 
