@@ -92,8 +92,7 @@ class SurfaceGrid(nn.Module):
 
     def amend(self, state: MemoryState, points: SurfacePoints, factor: float) -> MemoryState:
         """Add `points` `factor` times, without ageing what is there; < 0 takes them back."""
-        signed = points._replace(weights=factor * points.weights)
-        return self._added(state[_TAGS].clone(), state[_SUMS].clone(), signed, claim=factor > 0)
+        return self._added(state[_TAGS].clone(), state[_SUMS].clone(), points, factor)
 
     @staticmethod
     def retention(batches: int) -> float:
@@ -117,12 +116,12 @@ class SurfaceGrid(nn.Module):
 
     @torch.no_grad()
     def _added(
-        self, tags: Tensor, sums: Tensor, points: SurfacePoints, claim: bool = True
+        self, tags: Tensor, sums: Tensor, points: SurfacePoints, factor: float = 1.0
     ) -> MemoryState:
         given = (t.detach().float().contiguous() for t in points)
         if sums.device.type != "cpu":
-            return self._state(*grid_torch.added(tags, sums, *given, claim=claim))
-        grid_kernels.add(tags.numpy(), sums.numpy(), *(t.numpy() for t in given), claim)
+            return self._state(*grid_torch.added(tags, sums, *given, factor=factor))
+        grid_kernels.add(tags.numpy(), sums.numpy(), *(t.numpy() for t in given), factor)
         return self._state(tags, sums)
 
     @staticmethod

@@ -23,8 +23,9 @@ LITTLE = 1e-3
 """Weight below which a corner is as good as empty."""
 ENOUGH = 1.0
 """Weight that stops half of a ray."""
-LEAST_SHARE = 1e-3
-"""Of a point in a corner, up to which it is not written there."""
+LEAST_WEIGHT = 0.02
+"""Of a point in a corner, up to which it is not written there: it would hardly count, and most
+corners would be taken for such."""
 LEAST_STEP = 1e-6
 """Between samples, of log depth: a range may be a single depth."""
 FARTHEST = 2.0**40
@@ -188,14 +189,15 @@ def add(
     sizes: Float32,  # (B, N)
     colors: Float32,  # (B, N, 3)
     weights: Float32,  # (B, N)
-    claim: bool,
+    factor: float,
 ) -> None:
-    """Points added to a state; `claim`: corners that have no slot may take one."""
+    """Points added `factor` times to a state; where it is above 0, corners may take slots."""
+    claim, times = factor > 0, np.float32(factor)
     low, part = np.empty(3, np.float32), np.empty(3, np.float32)
     for b in range(len(tags)):
         table, total = tags[b], sums[b]
         for n in range(places.shape[1]):
-            if weights[b, n] == 0:
+            if not weights[b, n] > LEAST_WEIGHT:
                 continue
             finest = _level(sizes[b, n])
             for coarser in range(LEVELS):
@@ -210,13 +212,14 @@ def add(
                     share = part[0] if x else np.float32(1.0) - part[0]
                     share *= part[1] if y else np.float32(1.0) - part[1]
                     share *= part[2] if z else np.float32(1.0) - part[2]
-                    if not share > LEAST_SHARE:
+                    share *= weights[b, n]
+                    if not share > LEAST_WEIGHT:
                         continue
                     mixed = _mixed(low[0] + x, low[1] + y, low[2] + z, level)
                     slot = _slot(table, mixed, claim)
                     if slot < 0:
                         continue
-                    share *= weights[b, n]
+                    share *= times
                     total[slot, 0] += share
                     for i in range(3):
                         total[slot, 1 + i] += share * places[b, n, i]

@@ -16,8 +16,8 @@ from ttt_core.memory.grid_kernels import (
     ENOUGH,
     FARTHEST,
     HIGHEST,
-    LEAST_SHARE,
     LEAST_STEP,
+    LEAST_WEIGHT,
     LEVELS,
     LITTLE,
     LOWEST,
@@ -106,16 +106,17 @@ def added(
     colors: Tensor,
     weights: Tensor,
     *,
-    claim: bool,
+    factor: float,
 ) -> tuple[Tensor, Tensor]:
-    """Tags and sums with points in them; `claim`: corners that have no slot may take one."""
-    what = torch.cat((torch.ones_like(weights)[..., None], places, colors), -1)
-    what = what * weights[..., None]
+    """Tags and sums with points in them `factor` times; where it is above 0, corners may take
+    slots."""
+    what = factor * torch.cat((torch.ones_like(weights)[..., None], places, colors), -1)
     finest = _level(sizes)
     for coarser in range(LEVELS):
         tag, shares = _corners(places, finest + coarser)
-        needed = (shares > LEAST_SHARE) & (weights != 0)[..., None]
-        if claim:
+        shares = shares * weights[..., None]
+        needed = shares > LEAST_WEIGHT
+        if factor > 0:
             tags = _claimed(tags, tag, needed)
         slots, found = _slots(tags, tag)
         spread = (shares * (needed & found))[..., None] * what[..., None, :]

@@ -101,7 +101,7 @@ def test_kernels_and_torch_agree() -> None:
     written = points(directions, wall(directions, slope=0.3))
     state = grid.write(grid.initial_state(2), written)
     start = grid.initial_state(2)
-    tags, sums = grid_torch.added(start["grid_tags"], start["grid_sums"], *written, claim=True)
+    tags, sums = grid_torch.added(start["grid_tags"], start["grid_sums"], *written, factor=1.0)
     for stream in range(2):
         ours, theirs = (
             {int(tag): total for tag, total in zip(t[stream], s[stream], strict=True) if tag}
@@ -207,3 +207,20 @@ def test_a_range_may_be_a_single_depth() -> None:
     by_torch = grid_torch.recall(state["grid_tags"], state["grid_sums"], *asked, samples=SAMPLES)
     for found in (grid.recall(state, *asked), by_torch):
         assert all(t.isfinite().all() for t in found)
+
+
+def test_what_hardly_weighs_takes_no_slots() -> None:
+    grid = SurfaceGrid(1 << 14, SAMPLES)
+    _, directions = rays(300)
+    faint = points(directions, wall(directions), weight=0.019)
+    assert not grid.write(grid.initial_state(2), faint)["grid_tags"].any()
+    # and in part: the fainter a point, the fewer of the corners around it
+    taken = [
+        int(
+            grid.write(grid.initial_state(2), points(directions, wall(directions), weight))[
+                "grid_tags"
+            ].count_nonzero()
+        )
+        for weight in (0.05, 0.5, 5.0)
+    ]
+    assert 0 < taken[0] < taken[1] < taken[2]
