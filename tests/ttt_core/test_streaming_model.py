@@ -83,6 +83,8 @@ def test_untrained_model_says_so() -> None:
 @pytest.mark.parametrize("memory", CARRIED)
 def test_fast_weights_run_and_are_carried(memory: str) -> None:
     states, _ = run(build(memory), batches(3))
+    if memory == "grid":  # of the first batch the prior is too unsure for any of it to be held
+        states = states[1:]
     fast = {
         "ridge": "solution",
         "swiglu": "w1",
