@@ -4,8 +4,8 @@ What is carried are sums over everything written, `sum h`, `sum h p` and `sum h 
 of a grid, where h is the share that a surface point p of colour c has in a corner (trilinear,
 times its weight). Their quotients are the local regression of place and colour (Nadaraya-Watson
 with hat features, or linear attention with a normaliser, arXiv 2006.16236), solved in closed form
-by every write. Unlike the Fourier features of the ridge memory, of which 256 hold a room to half a
-metre, hats are as fine as what was seen; and since a sum is all there is, what was written can be
+by every write. Unlike the Fourier features of the ridge memory, which are smooth over about half a
+unit, hats are as fine as what was seen; and since a sum is all there is, what was written can be
 taken back and merged exactly.
 Corners live in one table of constant size under a hash of their coordinates, as in Instant-NGP
 (arXiv 2201.05989), but with a tag, so that none reads what another wrote. A corner all of whose
