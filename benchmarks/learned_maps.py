@@ -4,9 +4,10 @@
                                       [--starts sweep-only learned learned-reset]
                                       [--long-side 240] [--weights FILE] [--out DIR] [--json FILE]
 
-Each capture is mapped by `splatstream eval` from the prior alone, with the packaged network, and
-with the network whose memory is emptied before every batch: all frames first, a batch of four after
-the other, without refinement between them, then exactly so many steps (0: the feed-forward map).
+Each capture is mapped by `splatstream eval` from the prior alone, with the packaged network (or
+that of `--weights`), and with the network whose memory is emptied before every batch: all frames
+first, a batch of four after the other, without refinement between them, then exactly so many steps
+(0: the feed-forward map).
 `--starts sweep-only sensor-depth` tells what depth without any error would bring, so what a network
 that corrects depth can bring at most; captures without depth are left out. The load of the machine
 changes nothing. Differences between two ways are paired over captures, with standard errors.

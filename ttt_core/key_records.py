@@ -26,7 +26,8 @@ class PendingMove:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class KeyRecord:
-    """One key frame's contribution: 160 bytes a token, 96 kB for a view of 240x160."""
+    """One key frame's contribution: 160 bytes a token, 96 kB for a view of 240x160; to a surface
+    grid 32 bytes a cell, 77 kB."""
 
     key: int
     written: int

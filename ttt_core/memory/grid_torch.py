@@ -1,4 +1,4 @@
-"""The surface grid in torch, for devices that numba does not serve.
+"""The surface grid in torch, for devices that numba does not serve, and merging for all.
 
 Shape suffixes: B streams, N points or rays, T slots, S samples of a ray.
 """

@@ -32,7 +32,11 @@ _PLASTIC = 0.7548776662466927
 
 @dataclass(frozen=True, slots=True, eq=False)
 class WriteRecord:
-    """What a view wrote, without its pose: enough to take it back, or to write it elsewhere."""
+    """What a view wrote, without its pose: enough to take it back, or to write it elsewhere.
+
+    Of a surface grid N are cells, features their colours, there is one weight a cell, and `free`
+    says nothing.
+    """
 
     features: Tensor  # (B, V, N, value_width)
     weights: Tensor  # (B, V, N, _SAMPLES, weight_channels)
