@@ -25,8 +25,8 @@ from streamer.training_config import (
 )
 from streamer.training_data import CaptureSource
 from streamer.training_render import PictureLoss, SplatRenderer
-from ttt_core.checkpoints import load_parameters
 from ttt_core.network import CompactNetwork
+from ttt_core.training.begin import begin_with
 from ttt_core.training.build import StreamSpec
 from ttt_core.training.collate import Draw, StreamStep, collate
 from ttt_core.training.evaluate import stream_errors
@@ -79,8 +79,9 @@ def train(
         pools = _pools(config.stages, ranks, stack, say)
         torch.manual_seed(config.loop.seed)
         network = CompactNetwork(config.model)
-        if start is not None and not resume:
-            load_parameters(network, start)
+        left_out = None if start is None or resume else begin_with(network, start)
+        if left_out is not None:
+            say(left_out)
         network = network.to(ranks.device)
         if config.loop.compile and ranks.device.type == "cuda":
             network.compile()

@@ -29,7 +29,7 @@ class Options:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """What to compute on."""
     start: Path | None = None
-    """A checkpoint whose weights a new run begins with."""
+    """A checkpoint whose weights a new run begins with; of another form of memory all but that."""
 
 
 def run(options: Options) -> int:

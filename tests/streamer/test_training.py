@@ -155,6 +155,17 @@ def test_a_run_goes_on_and_its_checkpoint_fits(tmp_path: Path) -> None:
     train(config, other, 6, device="cpu", clock=Ticking(), start=out / CHECKPOINT)
     assert load_compact(other / CHECKPOINT)[2]["training"]["started_from"] == CHECKPOINT
 
+    # with another memory too, which is said
+    values = settings(tmp_path)
+    values["model"]["memory"] = "none"
+    forgetful, said = train_config(values), list[str]()
+    third = tmp_path / "third"
+    train(
+        forgetful, third, 6, device="cpu", clock=Ticking(), start=out / CHECKPOINT, tell=said.append
+    )
+    assert any("memory 'ridge': of that nothing is taken over" in line for line in said)
+    assert load_compact(third / CHECKPOINT)[0]["network"]["memory"] == "none"
+
 
 def test_stages_share_a_pool_only_for_the_same_streams(tmp_path: Path) -> None:
     values = settings(tmp_path)

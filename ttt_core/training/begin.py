@@ -1,0 +1,84 @@
+"""Where a new run begins: with the weights of a checkpoint, though its memory be another."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ttt_core.checkpoint_files import CheckpointKind, read_checkpoint
+from ttt_core.checkpoints import check_coverage, load_parameters
+from ttt_core.compact_checkpoint import load_compact
+from ttt_core.errors import CheckpointError, ConfigError
+from ttt_core.network import CompactNetwork, NetworkConfig
+from ttt_core.network.tokens import RAY_CHANNELS
+
+_OF_MEMORY = ("memory.", "reader.", "writer.", "color_of_value.", "anchored.", "surfaces.")
+"""Parts that belong to one form of memory; all others are the same in every form but "tokens"."""
+
+
+def begin_with(network: CompactNetwork, path: str | Path) -> str | None:
+    """Fill a new network from a checkpoint.
+
+    If that was trained with another form of memory, the network begins as the checkpoint is with
+    nothing in its memory, and its own memory with nothing learnt: a form whose first weights say
+    nothing (`grid`, `none`) then begins as good as the checkpoint without its memory.
+
+    Returns:
+        What was left out, in words; None: nothing.
+
+    Raises:
+        CheckpointError: unreadable, or names or shapes that do not match.
+    """
+    if read_checkpoint(path).kind is not CheckpointKind.COMPACT:
+        load_parameters(network, path)
+        return None
+    config, tensors, _ = load_compact(path)
+    donor = _network(config, path)
+    if donor.config.memory == network.config.memory:
+        load_parameters(network, path)
+        return None
+    check_coverage(donor.state_dict(), tensors, path)
+    donor.load_state_dict(tensors)
+    given = _shared(tensors)
+    check_coverage(_shared(network.state_dict()), given, path)
+    given.update(_without_answers(donor))
+    network.load_state_dict(given, strict=False)
+    return (
+        f"{path} has memory {donor.config.memory!r}: of that nothing is taken over, and memory "
+        f"{network.config.memory!r} begins untrained"
+    )
+
+
+def _network(config: Mapping[str, Any], path: str | Path) -> CompactNetwork:
+    try:
+        return CompactNetwork(NetworkConfig(**config["network"]))
+    except (ConfigError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"checkpoint {path}: its configuration is not one of this program ({error!r})"
+        ) from error
+
+
+def _shared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: t for name, t in tensors.items() if not name.startswith(_OF_MEMORY)}
+
+
+@torch.no_grad()
+def _without_answers(donor: CompactNetwork) -> dict[str, Tensor]:
+    """The first layer along the ray, deaf to a memory's answers.
+
+    An empty volume answers everywhere the same, that it doubts: that becomes part of the bias. It
+    is the same but at the two outermost planes, beyond which the layer sees zeros.
+    """
+    weight, bias = donor.ray_1.weight.clone(), donor.ray_1.bias
+    assert bias is not None
+    if donor.memory is not None:
+        state = donor.memory.initial_state(1)
+        _, doubt = donor.memory.read(state, torch.zeros(1, 1, 3))
+        # doubt is the last channel of an answer
+        bias = bias + weight[:, -1].sum(dim=-1) * doubt.flatten()[0]
+    weight[:, RAY_CHANNELS:] = 0
+    return {"ray_1.weight": weight, "ray_1.bias": bias}
