@@ -5,7 +5,7 @@
                                       [--threads 1] [--skip-recompute] [--capture DIR]
                                       [--json FILE]
 
-Streams random views (the arithmetic does not depend on what they show) through the network of the
+Streams random views, the cameras a step further every batch, through the network of the
 daemon's configuration, with each form of memory that is named, and through a mid-size
 Reconstructor, and prints CPU time at batch 1, 4, 16 and 64: it must be flat. Beside it stands what
 recomputing everything costs, the released way: one pass of the same Reconstructor over all views
@@ -39,9 +39,11 @@ from ttt_core import (
     ViewBatch,
 )
 from ttt_core.matching import CELL, CELL_CHANNELS
+from ttt_core.memory import MemoryState
 from ttt_core.network import PATCH, NetworkInput
 
 BATCHES_SHOWN = (1, 4, 16, 64)
+_STEP = 0.25  # units that the cameras go on from batch to batch; surfaces are about 1 away
 RECOMPUTED = (1, 4, 16)
 MID_SIZE = ReconstructorConfig(
     width=192, layers=6, patch_size=8, attention_head_dim=32, fast_weight_head_dim=64
@@ -165,8 +167,17 @@ def network_row(options: Options, memory: Memory) -> Row:
     """The daemon's network, without its prior."""
     network = streaming_model(memory).network
     inputs = network_input(options)
+    cameras = inputs.c2w
+
+    def step(state: MemoryState) -> MemoryState:
+        # a step further every batch: what a grid costs depends on how much of it is taken
+        c2w = cameras.clone()
+        if state.tensors:
+            c2w[..., 0, 3] += _STEP * int(state["written"].max())
+        return network(replace(inputs, c2w=c2w), state, write=True)[1]
+
     cpu_ms, state_mb = time_stream(
-        lambda state: network(inputs, state, write=True)[1],
+        step,
         network.initial_state(),
         options.repeats,
     )

@@ -1,6 +1,6 @@
 """What the network and its carried memory bring to a map, as held-out views see it.
 
-    python benchmarks/learned_maps.py CAPTURE... [--frames 0:150] [--steps 0 300] [--seed 0]
+    python benchmarks/learned_maps.py CAPTURE... [--frames 0:150] [--steps 0 300] [--seeds 0]
                                       [--starts sweep-only learned learned-reset]
                                       [--long-side 240] [--weights FILE] [--out DIR] [--json FILE]
 
@@ -10,7 +10,9 @@ first, a batch of four after the other, without refinement between them, then ex
 (0: the feed-forward map).
 `--starts sweep-only sensor-depth` tells what depth without any error would bring, so what a network
 that corrects depth can bring at most; captures without depth are left out. The load of the machine
-changes nothing. Differences between two ways are paired over captures, with standard errors.
+changes nothing. Refinement draws by chance: with several `--seeds` figures are means over them, and
+differences between two ways on a capture have standard errors over seeds (`by_capture`). Those of
+all captures are paired over captures, with standard errors.
 `newer half`: held-out views of the second half of the capture alone. Generated captures are made by
 `splatstream scenes --captures`. The result is written after every capture.
 """
@@ -20,7 +22,7 @@ from __future__ import annotations
 import datetime
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,7 +52,7 @@ class Options:
     frames: str | None = None
     steps: tuple[int, ...] = (0, 300)
     starts: tuple[Slug, ...] = STARTS
-    seed: int = 0
+    seeds: tuple[int, ...] = (0,)
     long_side: int = 240
     weights: Path | None = None
     """Checkpoint of the learned ways; without one the packaged."""
@@ -79,6 +81,35 @@ def measured(capture: CaptureResult) -> dict[str, dict[str, float]]:
     return found
 
 
+def over_seeds(runs: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, Any]:
+    """Means by start of what `measured` told of every seed."""
+    found: dict[str, Any] = {}
+    for start, first in runs[0].items():
+        found[start] = {name: float(np.mean([run[start][name] for run in runs])) for name in first}
+    return found
+
+
+def between_seeds(runs: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, Any]:
+    """Differences between ways on one capture, paired over seeds, by pair and figure."""
+    rows: dict[str, Any] = {}
+    for a, b in PAIRS if len(runs) > 1 else ():
+        if {a, b} <= runs[0].keys():
+            rows[f"{a} - {b}"] = _pair(*([run[start] for run in runs] for start in (a, b)))
+    return rows
+
+
+def _pair(
+    one: Sequence[Mapping[str, float]], other: Sequence[Mapping[str, float]]
+) -> dict[str, Any]:
+    """By figure, where there is one."""
+    rows = {}
+    for name in (*FIGURES, NEWER):
+        a, b = (np.array([found[name] for found in side], np.float32) for side in (one, other))
+        if np.isfinite(a - b).any():
+            rows[name] = paired(a, b)
+    return rows
+
+
 def compared(maps: Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]]) -> dict[str, Any]:
     """Paired differences over captures, by steps, pair and figure."""
     result: dict[str, Any] = {}
@@ -86,53 +117,61 @@ def compared(maps: Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]]
         for a, b in PAIRS:
             if not all({a, b} <= ways[steps].keys() for ways in maps.values()):
                 continue
-            rows = result.setdefault(steps, {}).setdefault(f"{a} - {b}", {})
-            for name in (*FIGURES, NEWER):
-                one, other = (
-                    np.array([ways[steps][start][name] for ways in maps.values()], np.float32)
-                    for start in (a, b)
-                )
-                if np.isfinite(one - other).any():
-                    rows[name] = paired(one, other)
+            sides = ([ways[steps][start] for ways in maps.values()] for start in (a, b))
+            result.setdefault(steps, {})[f"{a} - {b}"] = _pair(*sides)
     return result
 
 
 def main(options: Options) -> None:
     maps: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
+    by_capture: dict[str, dict[str, Any]] = {}
     about = {
         "hardware": hardware(),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "frames": options.frames,
-        "seed": options.seed,
+        "seeds": list(options.seeds),
         "long_side": options.long_side,
         "weights": None if options.weights is None else options.weights.name,
     }
     result: dict[str, Any] = {}
     for path in options.captures:
-        by_steps = {}
+        by_steps, differences = {}, {}
         for steps in options.steps:
-            settings = Settings(
-                frames=options.frames,
-                steps=steps,
-                seed=options.seed,
-                long_side=options.long_side,
-                weights=None if options.weights is None else str(options.weights),
-                methods=options.starts,
-            )
-            out = options.out / f"{steps}_steps"
-            out.mkdir(parents=True, exist_ok=True)
-            (capture,) = evaluate([path], settings, out, tell=print).captures
-            by_steps[f"{steps} steps"] = measured(capture)
-        if any(found.keys() < set(options.starts) for found in by_steps.values()):
+            # without refinement nothing is drawn by chance
+            seeds = options.seeds if steps else options.seeds[:1]
+            runs = [mapped(path, steps, seed, options) for seed in seeds]
+            if any(run.keys() < set(options.starts) for run in runs):
+                break
+            by_steps[f"{steps} steps"] = over_seeds(runs)
+            differences[f"{steps} steps"] = between_seeds(runs)
+        if len(by_steps) < len(options.steps):
             print(f"{path.name}: left out, it has no depth to start from")
             continue
-        maps[path.name] = by_steps
+        maps[path.name], by_capture[path.name] = by_steps, differences
         result = {**about, "captures": len(maps), "paired": compared(maps), "maps": maps}
+        if len(options.seeds) > 1:
+            result["by_capture"] = by_capture
         if options.json is not None:
             options.json.write_text(json.dumps(without_nan(rounded(result)), indent=1) + "\n")
     if not maps:
         raise SystemExit("no capture has what these starts need")
     print(json.dumps(without_nan(rounded(result["paired"])), indent=1))
+
+
+def mapped(path: Path, steps: int, seed: int, options: Options) -> dict[str, dict[str, float]]:
+    """What the maps of one capture are worth, all ways, one seed."""
+    settings = Settings(
+        frames=options.frames,
+        steps=steps,
+        seed=seed,
+        long_side=options.long_side,
+        weights=None if options.weights is None else str(options.weights),
+        methods=options.starts,
+    )
+    out = options.out / f"{steps}_steps"
+    out.mkdir(parents=True, exist_ok=True)
+    (capture,) = evaluate([path], settings, out, tell=print).captures
+    return measured(capture)
 
 
 def without_nan(value: Any) -> Any:

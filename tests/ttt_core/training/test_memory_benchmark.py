@@ -140,3 +140,34 @@ def test_the_packaged_memory_is_compared_batch_by_batch(tmp_path: Path) -> None:
     assert {row["condition"] for row in rows} == set(learned.CONDITIONS)
     # nothing is carried into the first batch
     assert all((row["difference"] == 0) == (row["batch"] == 1) for row in rows)
+
+
+def test_sizes_are_trained_alike_timed_and_compared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(2):
+        save_sequence(sequence(number, batches=2, alone=True), tmp_path / f"{number}.safetensors")
+    sizes = _loaded("sizes")
+    names = ("smallest", "default")
+    options = sizes.Options(
+        train=tmp_path,
+        validation=tmp_path,
+        out=tmp_path / "out",
+        only=names,
+        steps=1,
+        streams=1,
+        sequences=2,
+        scenes=2,
+        json=tmp_path / "table.json",
+    )
+    sizes.main(options)
+    table = json.loads((tmp_path / "table.json").read_text())
+    small, default = (table["sizes"][name] for name in names)
+    assert small["parameters"] < default["parameters"]
+    assert 0 < small["batch_cpu_ms"]
+    assert small["errors"]["both"]["prior"] == default["errors"]["both"]["prior"]
+    assert set(table["less the default size"]) == {"smallest"}
+    # what is done is not done again
+    capsys.readouterr()
+    sizes.main(options)
+    assert "steps" not in capsys.readouterr().out
