@@ -1,6 +1,6 @@
 """What the network and its carried memory bring to a map, as held-out views see it.
 
-    python benchmarks/learned_maps.py CAPTURE... [--frames 0:150] [--steps 0 300] [--seeds 0]
+    python benchmarks/learned_maps.py CAPTURE... [--frames 0:150 ...] [--steps 0 300] [--seed 0]
                                       [--starts sweep-only learned learned-reset]
                                       [--long-side 240] [--weights FILE] [--out DIR] [--json FILE]
 
@@ -10,9 +10,10 @@ first, a batch of four after the other, without refinement between them, then ex
 (0: the feed-forward map).
 `--starts sweep-only sensor-depth` tells what depth without any error would bring, so what a network
 that corrects depth can bring at most; captures without depth are left out. The load of the machine
-changes nothing. Refinement draws by chance: with several `--seeds` figures are means over them, and
-differences between two ways on a capture have standard errors over seeds (`by_capture`). Those of
-all captures are paired over captures, with standard errors.
+changes nothing. A map hangs on which views it began with: with several `--frames`, such as 0:150
+1:150 2:150, which shift what is held out, figures are means over them, and differences between two
+ways on a capture have standard errors over them (`by_capture`; they share most frames, so are not
+independent). Those of all captures are paired over captures.
 `newer half`: held-out views of the second half of the capture alone. Generated captures are made by
 `splatstream scenes --captures`. The result is written after every capture.
 """
@@ -49,10 +50,11 @@ NEWER = "psnr, newer half"
 @dataclass(kw_only=True)
 class Options:
     captures: tyro.conf.Positional[tuple[Path, ...]]
-    frames: str | None = None
+    frames: tuple[str, ...] = ()
+    """Ranges of frames, each mapped by itself; without any all of them."""
     steps: tuple[int, ...] = (0, 300)
     starts: tuple[Slug, ...] = STARTS
-    seeds: tuple[int, ...] = (0,)
+    seed: int = 0
     long_side: int = 240
     weights: Path | None = None
     """Checkpoint of the learned ways; without one the packaged."""
@@ -81,16 +83,16 @@ def measured(capture: CaptureResult) -> dict[str, dict[str, float]]:
     return found
 
 
-def over_seeds(runs: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, Any]:
-    """Means by start of what `measured` told of every seed."""
+def over_runs(runs: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, Any]:
+    """Means by start of what `measured` told of every range of frames."""
     found: dict[str, Any] = {}
     for start, first in runs[0].items():
         found[start] = {name: float(np.mean([run[start][name] for run in runs])) for name in first}
     return found
 
 
-def between_seeds(runs: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, Any]:
-    """Differences between ways on one capture, paired over seeds, by pair and figure."""
+def between_runs(runs: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, Any]:
+    """Differences between ways on one capture, paired over ranges, by pair and figure."""
     rows: dict[str, Any] = {}
     for a, b in PAIRS if len(runs) > 1 else ():
         if {a, b} <= runs[0].keys():
@@ -128,8 +130,8 @@ def main(options: Options) -> None:
     about = {
         "hardware": hardware(),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "frames": options.frames,
-        "seeds": list(options.seeds),
+        "frames": list(options.frames),
+        "seed": options.seed,
         "long_side": options.long_side,
         "weights": None if options.weights is None else options.weights.name,
     }
@@ -137,19 +139,17 @@ def main(options: Options) -> None:
     for path in options.captures:
         by_steps, differences = {}, {}
         for steps in options.steps:
-            # without refinement nothing is drawn by chance
-            seeds = options.seeds if steps else options.seeds[:1]
-            runs = [mapped(path, steps, seed, options) for seed in seeds]
+            runs = [mapped(path, steps, frames, options) for frames in options.frames or (None,)]
             if any(run.keys() < set(options.starts) for run in runs):
                 break
-            by_steps[f"{steps} steps"] = over_seeds(runs)
-            differences[f"{steps} steps"] = between_seeds(runs)
+            by_steps[f"{steps} steps"] = over_runs(runs)
+            differences[f"{steps} steps"] = between_runs(runs)
         if len(by_steps) < len(options.steps):
             print(f"{path.name}: left out, it has no depth to start from")
             continue
         maps[path.name], by_capture[path.name] = by_steps, differences
         result = {**about, "captures": len(maps), "paired": compared(maps), "maps": maps}
-        if len(options.seeds) > 1:
+        if len(options.frames) > 1:
             result["by_capture"] = by_capture
         if options.json is not None:
             options.json.write_text(json.dumps(without_nan(rounded(result)), indent=1) + "\n")
@@ -158,12 +158,14 @@ def main(options: Options) -> None:
     print(json.dumps(without_nan(rounded(result["paired"])), indent=1))
 
 
-def mapped(path: Path, steps: int, seed: int, options: Options) -> dict[str, dict[str, float]]:
-    """What the maps of one capture are worth, all ways, one seed."""
+def mapped(
+    path: Path, steps: int, frames: str | None, options: Options
+) -> dict[str, dict[str, float]]:
+    """What the maps of one capture are worth, all ways, one range of frames."""
     settings = Settings(
-        frames=options.frames,
+        frames=frames,
         steps=steps,
-        seed=seed,
+        seed=options.seed,
         long_side=options.long_side,
         weights=None if options.weights is None else str(options.weights),
         methods=options.starts,

@@ -26,12 +26,12 @@ from ttt_core.network import MEMORIES
 Stream = list[ViewBatch]
 
 
-CARRIED = [memory for memory in MEMORIES if memory not in ("ridge", "none")]
+CARRIED = [memory for memory in MEMORIES if memory not in ("grid", "none")]
 
 
 @pytest.fixture(scope="module", params=[*CARRIED, "prior", "packaged"])
 def model(request: pytest.FixtureRequest) -> StreamingModel:
-    """With a head that acts, for every other memory; the prior alone; what is packaged (ridge)."""
+    """With a head that acts, for every other memory; the prior alone; what is packaged (grid)."""
     if request.param == "prior":
         return build()
     if request.param == "packaged":
@@ -128,14 +128,17 @@ def test_what_cannot_be_known_is_not_believed(
 
 
 @pytest.mark.parametrize("make", [one_view_at_first, turning_on_the_spot, standing_still])
-def test_what_was_matched_with_nothing_is_not_remembered(make: Callable[[], Stream]) -> None:
-    model = default_model("packaged")
+@pytest.mark.parametrize("memory", ["packaged", "ridge"])
+def test_what_was_matched_with_nothing_is_not_remembered(
+    make: Callable[[], Stream], memory: str
+) -> None:
+    model = default_model("packaged") if memory == "packaged" else with_random_head(memory, std=0.1)
     assert isinstance(model, StreamingModel)
     seen, _ = run(model, batches(1))
     unseen, _ = run(model, make()[:1])
-    written = {name: bool(seen.memory[name].any()) for name in ("gram", "moment")}
-    assert all(written.values())
-    for name in written:
+    sums = {"packaged": ("grid_tags", "grid_sums"), "ridge": ("gram", "moment")}[memory]
+    for name in sums:
+        assert seen.memory[name].any(), name
         assert not unseen.memory[name].any(), name
 
 
