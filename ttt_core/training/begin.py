@@ -23,9 +23,10 @@ _OF_MEMORY = ("memory.", "reader.", "writer.", "color_of_value.", "anchored.", "
 def begin_with(network: CompactNetwork, path: str | Path) -> str | None:
     """Fill a new network from a checkpoint.
 
-    If that was trained with another form of memory, the network begins as the checkpoint is with
-    nothing in its memory, and its own memory with nothing learnt: a form whose first weights say
-    nothing (`grid`, `none`) then begins as good as the checkpoint without its memory.
+    If that was trained with another form of memory, all but the memory's own layers is taken over,
+    and the network's own memory begins with nothing learnt. From a volume (`ridge`) to a form whose
+    first weights say nothing (`grid`, `none`) the network then begins as the checkpoint is with
+    nothing in its memory. What a trained grid says of empty places is in its own layers, and lost.
 
     Returns:
         What was left out, in words; None: nothing.
