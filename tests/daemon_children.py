@@ -23,6 +23,23 @@ def children(supervisor: int) -> dict[str, list[int]]:
     return found
 
 
+def descendants(pid: int) -> set[int]:
+    """Pids of a process's children, of theirs, and so on."""
+    parents: dict[int, int] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            parents[int(entry.name)] = int(fields[1])
+    found, newest = set[int](), {pid}
+    while newest:
+        newest = {child for child, parent in parents.items() if parent in newest} - found
+        found |= newest
+    return found
+
+
 def alive(pid: int) -> bool:
     """Whether a process runs; one that only waits to be collected does not."""
     try:

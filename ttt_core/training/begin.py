@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from ttt_core.checkpoint_files import CheckpointKind, read_checkpoint
 from ttt_core.checkpoints import check_coverage, load_parameters
-from ttt_core.compact_checkpoint import load_compact
-from ttt_core.errors import CheckpointError, ConfigError
-from ttt_core.network import CompactNetwork, NetworkConfig
+from ttt_core.default_model import default_model
+from ttt_core.network import CompactNetwork
 from ttt_core.network.tokens import RAY_CHANNELS
+from ttt_core.streaming import StreamingModel
 
 _OF_MEMORY = ("memory.", "reader.", "writer.", "color_of_value.", "anchored.", "surfaces.")
 """Parts that belong to one form of memory; all others are the same in every form but "tokens"."""
@@ -37,14 +37,12 @@ def begin_with(network: CompactNetwork, path: str | Path) -> str | None:
     if read_checkpoint(path).kind is not CheckpointKind.COMPACT:
         load_parameters(network, path)
         return None
-    config, tensors, _ = load_compact(path)
-    donor = _network(config, path)
+    donor = cast(StreamingModel, default_model(path)).network
+    assert donor is not None
     if donor.config.memory == network.config.memory:
         load_parameters(network, path)
         return None
-    check_coverage(donor.state_dict(), tensors, path)
-    donor.load_state_dict(tensors)
-    given = _shared(tensors)
+    given = _shared(donor.state_dict())
     check_coverage(_shared(network.state_dict()), given, path)
     given.update(_without_answers(donor))
     network.load_state_dict(given, strict=False)
@@ -52,15 +50,6 @@ def begin_with(network: CompactNetwork, path: str | Path) -> str | None:
         f"{path} has memory {donor.config.memory!r}: of that nothing is taken over, and memory "
         f"{network.config.memory!r} begins untrained"
     )
-
-
-def _network(config: Mapping[str, Any], path: str | Path) -> CompactNetwork:
-    try:
-        return CompactNetwork(NetworkConfig(**config["network"]))
-    except (ConfigError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"checkpoint {path}: its configuration is not one of this program ({error!r})"
-        ) from error
 
 
 def _shared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -76,7 +76,7 @@ def test_a_file_without_a_known_configuration_is_refused(tmp_path: Path) -> None
     path = tmp_path / "donor.safetensors"
     record = {"network": {"memory": "unheard of"}, "prior": {}}
     export_compact(path, network.state_dict(), config=record, record={})
-    with pytest.raises(CheckpointError, match="configuration is not one of this program"):
+    with pytest.raises(CheckpointError, match="was made for another network"):
         begin_with(network, path)
     save_file({"cell_stem.weight": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(CheckpointError):
